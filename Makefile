@@ -1,0 +1,47 @@
+# Everything for a fresh machine with Python 3.11 or newer, pip and make.
+PYTHON ?= python3
+CORES ?= all
+BIN := .venv/bin
+
+.PHONY: run test lint format lock demo
+
+run: .venv/run
+	$(BIN)/snakemake --cores $(CORES)
+
+test: .venv/dev
+	$(BIN)/pytest tests
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile
+	$(BIN)/snakemake --lint
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile
+
+# Make the demo's pictures, sheet and model again.
+demo: .venv/run
+	$(BIN)/python config/demo/make_demo.py
+
+# Resolve the pins again, for pip and for conda.
+lock: .venv/dev
+	cd envs && ../$(BIN)/pip-compile -q --strip-extras --no-header --no-emit-find-links --no-emit-index-url \
+	    --no-annotate $(LOCKFLAGS) requirements.in
+	cd envs && ../$(BIN)/pip-compile -q --strip-extras --no-header --no-emit-find-links --no-emit-index-url \
+	    --no-annotate $(LOCKFLAGS) requirements-dev.in
+	sed -i 's/+cpu//' envs/requirements.txt
+	{ printf '# Made by `make lock` from requirements.txt, which pins the same for pip.\n'; \
+	  printf 'channels:\n  - conda-forge\n  - nodefaults\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
+	  sed -n 's/^\([a-z0-9].*==.*\)$$/      - \1/p' envs/requirements.txt; } > envs/environment.yaml
+
+.venv/run: envs/requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement envs/requirements.txt
+	touch .venv/run
+
+.venv/dev: .venv/run envs/requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --requirement envs/requirements-dev.txt
+	touch .venv/dev

@@ -1,0 +1,128 @@
+"""From a sheet of images and prompts to one tensor of diffusion latents and its index table."""
+
+import os
+import shlex
+import sys
+
+from snakemake.settings.types import DeploymentMethod
+
+from scripts import items
+
+# The defaults stand in config/schema.yaml. A study has its own config/config.yaml, or names another by --configfile.
+if not workflow.overwrite_configfiles and os.path.isfile("config/config.yaml"):
+
+    configfile: "config/config.yaml"
+
+
+try:
+    config = items.load_config(config, workflow.config_settings.config)
+    SHEET = items.read_items(config, check_images=workflow.is_main_process)
+except items.InputError as error:
+    raise WorkflowError(str(error)) from None
+
+ITEMS = {item.id: item for item in SHEET[["id", "image", "prompt", *items.SETTINGS]].itertuples(index=False)}
+PICTURES = [items.picture_path(config, item_id) for item_id in ITEMS if config["output_image_dir"]]
+TABLE = items.table_digest(items.index_table(config, SHEET))
+
+CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+PYTHON = "python" if CONDA else sys.executable
+CONFIG = items.canonical(config)
+RESIDENT = items.resident_arguments(config, PYTHON, workflow.cores)
+
+
+def item(wildcards):
+    if wildcards.id not in ITEMS:
+        raise WorkflowError(f"The sheet {config['items']} has no item {wildcards.id!r}")
+    return ITEMS[wildcards.id]
+
+
+def script(name, *arguments, options=()):
+    return shlex.join([PYTHON, *options, f"{items.ROOT}/scripts/{name}", *arguments])
+
+
+# Params that are functions of input and output are not compared between runs: the commands hold what does not decide a
+# latent, and everything that does stands in a param of its own.
+def extract_command(wildcards, input, output):
+    request = {
+        "image": input.image,
+        "recipe": items.recipe(config, item(wildcards)),
+        "latent": output.latent,
+        "picture": output.get("picture"),
+        "run": os.getpid(),
+    }
+    return script("extract.py", *RESIDENT, items.canonical(request), options=["-I", "-S"])
+
+
+wildcard_constraints:
+    id=r"[A-Za-z0-9_-][A-Za-z0-9._-]*",
+
+
+localrules:
+    all,
+    model,
+
+
+rule all:
+    input:
+        config["stacked"],
+        "results/index.csv",
+        "results/provenance.json",
+        PICTURES,
+
+
+rule model:
+    input:
+        items.model_files(config["model_id"]),
+    output:
+        "results/model.json",
+    log:
+        "logs/model.log",
+    conda:
+        "envs/environment.yaml"
+    params:
+        identity=items.model_identity(config),
+        command=lambda wildcards, output: script("model.py", "--config", CONFIG, "--output", *output),
+    shell:
+        "{params.command} > {log:q} 2>&1"
+
+
+rule extract:
+    input:
+        image=lambda wildcards: os.path.normpath(item(wildcards).image),
+        model=rules.model.output,
+    output:
+        **({"picture": items.picture_path(config, "{id}")} if PICTURES else {}),
+        latent=items.latent_path(config, "{id}"),
+    log:
+        "logs/extract/{id}.log",
+    conda:
+        "envs/environment.yaml"
+    resources:
+        gpu=1,
+    params:
+        # One text, since Snakemake compares params as a set, in which two settings could swap their values unnoticed.
+        recipe=lambda wildcards: items.canonical(items.recipe(config, item(wildcards))),
+        command=extract_command,
+    shell:
+        "{params.command} > {log:q} 2>&1"
+
+
+rule stack:
+    input:
+        latents=[items.latent_path(config, item_id) for item_id in ITEMS],
+        model=rules.model.output,
+    output:
+        config["stacked"],
+        "results/index.csv",
+        "results/provenance.json",
+    log:
+        "logs/stack.log",
+    conda:
+        "envs/environment.yaml"
+    params:
+        table=TABLE,
+        command=lambda wildcards, input, output: script(
+            "stack.py", "--config", CONFIG, "--table", TABLE, "--model", *input.model, "--output", *output
+        ),
+    shell:
+        "{params.command} > {log:q} 2>&1"

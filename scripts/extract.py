@@ -1,0 +1,198 @@
+"""The small script that an extraction job runs: ask this node's resident model for one latent, and wait.
+
+    python -I -S extract.py NAME SETTINGS REQUEST      (SETTINGS and REQUEST are JSON, passed on as they are)
+
+It starts the resident if there is none. Only light modules of the standard library are imported, since this runs once
+per item: with json, argparse and socket, starting Python would take three times as long.
+"""
+
+import _socket  # what the module socket wraps; importing that costs as much as starting Python
+import fcntl
+import os
+import sys
+import time
+import zlib
+
+PATIENCE = 120.0  # seconds without any sign of life after which the resident is given up
+ATTEMPTS = 2  # so that one crash of the resident costs an item nothing
+MODEL_FILE = "results/model.json"
+LONGEST_SOCKET_PATH = 107  # bytes, Linux's limit
+
+
+class Died(Exception):
+    """The resident ended with this item in its hands."""
+
+
+class GaveUp(Exception):
+    """The item cannot be done; the text says why."""
+
+
+def private_directory() -> str:
+    """A directory on this node that only this user can enter, made if need be."""
+    for base in (os.environ.get("TMPDIR"), "/tmp"):
+        path = f"{base}/gpi-latents-{os.getuid()}"
+        if not base or len(os.fsencode(path)) > LONGEST_SOCKET_PATH - 64:
+            continue
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        except OSError:
+            continue
+        found = os.lstat(path)
+        if found.st_uid != os.getuid() or (found.st_mode & 0o170077) != 0o040000:
+            raise GaveUp(f"{path} is not a private directory of yours: remove it, or set TMPDIR to another folder")
+        return path
+    raise GaveUp("no folder for the resident model's socket: set TMPDIR to a short path on this machine's own disk")
+
+
+def start(directory: str, name: str, settings: str, lock: int) -> None:
+    """Start the resident; it inherits the lock and holds it for its life."""
+    import json
+    import subprocess
+
+    os.makedirs("logs", exist_ok=True)
+    with open(log_path(name), "ab") as log:
+        subprocess.Popen(
+            [
+                json.loads(settings)["python"],
+                os.path.join(os.path.dirname(os.path.abspath(__file__)), "resident.py"),
+                f"--settings={settings}",
+                f"--socket={directory}/{name}.sock",
+                f"--lock={directory}/{name}.lock",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[lock],
+            start_new_session=True,  # Ctrl-C in the terminal is not for it
+        )
+
+
+def connect(name: str, settings: str) -> _socket.socket:
+    """A connection to the resident, which is started if there is none."""
+    starts = 0
+    silent_since = time.monotonic()
+    while time.monotonic() - silent_since < PATIENCE:
+        directory = private_directory()
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        connection.settimeout(PATIENCE)
+        try:
+            connection.connect(f"{directory}/{name}.sock")
+            return connection
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+        try:
+            lock = os.open(f"{directory}/{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # an ending resident has just taken the directory away
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock).st_ino == os.stat(f"{directory}/{name}.lock").st_ino:
+                # Nobody lives: a lock is held from before the socket is there until the process is gone.
+                if starts == ATTEMPTS:
+                    raise GaveUp("the resident model ends before it listens")
+                starts += 1
+                silent_since = time.monotonic()
+                start(directory, name, settings, lock)
+        except (BlockingIOError, FileNotFoundError):
+            pass  # one is starting or ending
+        finally:
+            os.close(lock)
+        time.sleep(0.05)
+    raise GaveUp(f"the resident model does not answer, though {directory}/{name}.lock is held")
+
+
+def ask(connection: _socket.socket, request: str) -> bool:
+    """Send the request and print what comes back.
+
+    Returns:
+        Whether the item was taken; False where the resident was about to end, and another has to be asked.
+    """
+    taken = False
+    received = b""
+    try:
+        connection.sendall(request.encode() + b"\n")
+        while chunk := connection.recv(65536):
+            *lines, received = (received + chunk).split(b"\n")
+            for line in lines:
+                code, _, text = line.decode(errors="replace").partition(" ")
+                if code == "200":
+                    print(text)
+                    return True
+                if code == "500":
+                    raise GaveUp(text)
+                if code == "102":
+                    taken = True
+                elif text:
+                    print(text, flush=True)
+    except TimeoutError:
+        raise GaveUp(
+            f"the resident model has given no sign of life for {PATIENCE:.0f} s: end that process (its command line "
+            "has resident.py) and run again"
+        ) from None
+    except ConnectionError:
+        pass
+    finally:
+        connection.close()
+    if taken:
+        raise Died("the resident model ended while it had this item in hand (out of memory? killed?)")
+    return False
+
+
+def log_path(name: str) -> str:
+    return f"logs/resident-{os.uname().nodename}-{name}.log"
+
+
+def log_end(name: str) -> str:
+    try:
+        with open(log_path(name), encoding="utf-8", errors="replace") as log:
+            return f"The end of {log_path(name)}:\n" + "".join(log.readlines()[-15:])
+    except OSError:
+        return ""
+
+
+def extract(name: str, settings: str, request: str) -> None:
+    """Have one item done, by a second resident where the first one dies.
+
+    Raises:
+        GaveUp: the item cannot be done.
+        Died: every resident died.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            while not ask(connect(name, settings), request):
+                pass
+            return
+        except Died as error:
+            if attempt == ATTEMPTS:
+                raise
+            print(f"{error}; trying again with a fresh one", flush=True)
+
+
+def main() -> int:
+    name, settings, request = sys.argv[1:]
+    if '"resident":false' in settings:
+        import json
+
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "resident.py")
+        python = json.loads(settings)["python"]
+        os.execvp(python, [python, script, f"--settings={settings}", f"--once={request}"])
+    # One resident per node, model content and Slurm job: two Slurm jobs have a GPU and an end of their own each.
+    with open(MODEL_FILE, "rb") as file:
+        name = f"{name}-{zlib.crc32(file.read()):08x}-{os.environ.get('SLURM_JOB_ID', '0')}"
+    try:
+        extract(name, settings, request)
+    except (GaveUp, Died) as error:
+        print(error)
+        if isinstance(error, Died) or "ends before" in str(error):
+            print(log_end(name))
+        return 1
+    except OSError as error:
+        print(f"the resident model cannot be reached: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

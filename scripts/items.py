@@ -1,0 +1,456 @@
+"""The sheet and the config become a validated table of items; each item has a recipe.
+
+Runs while Snakemake parses, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from jsonschema import Draft202012Validator
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO_MODEL = ROOT / "config/demo/model"
+
+# Raise by hand when scripts/diffusion.py gives other numbers for the same recipe: every latent is then made anew.
+RECIPE_VERSION = 1
+
+# Settings that a row of the sheet can override; together with the prompt, what the index table tells of an item.
+SETTINGS = ["negative_prompt", "strength", "guidance_scale", "num_inference_steps", "seed"]
+# Columns that the index table adds, so a sheet cannot have them.
+INDEX_COLUMNS = ["row", "sha256"]
+
+MOST_FAULTS = 20
+
+
+class InputError(Exception):
+    """A mistake in the config or the sheet; its text is the message for the user."""
+
+
+def load_config(given: Mapping[str, Any], command_line: Iterable[str] = ()) -> dict[str, Any]:
+    """Validate the config and fill in the schema's defaults.
+
+    Args:
+        given: keys and values as Snakemake read them.
+        command_line: the keys that came by `--config`, whose values arrive as text or as guessed numbers and are
+            turned into the schema's type.
+
+    Returns:
+        Every key of the schema, in its order.
+
+    Raises:
+        InputError: with all faults, not the first alone.
+    """
+    properties = schema()["properties"]
+    config = dict(given)
+    faults = []
+    for key in config.keys() - properties.keys():
+        faults.append(f"unknown key {key!r}{_suggestion(key, properties, cutoff=0.6)}")
+        del config[key]
+    for key in command_line:
+        if key in config:
+            config[key] = _from_command_line(config[key], properties[key])
+    config = {key: config.get(key, rule["default"]) for key, rule in properties.items()}
+    for key, rule in properties.items():
+        if fault := _fault(config[key], rule):
+            hint = ""
+            if "string" in _types(rule) and isinstance(config[key], bool | int | float):
+                hint = f"; a text that looks like a number or a truth value is kept in the config file as {key}: '...'"
+            faults.append(f"key {key}: {fault}{hint}")
+        else:
+            config[key] = _as_typed(config[key], rule)
+    if not faults:
+        if fault := _too_few_steps(config["strength"], config["num_inference_steps"]):
+            faults.append(f"keys strength and num_inference_steps: {fault}")
+        if config["resize"] == "contain" and isinstance(config["image_size"], list):
+            faults.append("key image_size: resize 'contain' limits the longest side, so it takes one number")
+        if fault := _model_fault(config["model_id"]):
+            faults.append(f"key model_id: {fault}")
+    if faults:
+        raise InputError(_listing("The config", faults))
+    return config
+
+
+def read_items(config: Mapping[str, Any], check_images: bool = True) -> pd.DataFrame:
+    """Read and validate the sheet.
+
+    Args:
+        config: as `load_config` returns it.
+        check_images: also check that every image is a file, by one directory scan per folder.
+
+    Returns:
+        One line per item in sheet order, labelled by its row in the sheet (the header is row 1): `id`, `image`,
+        `prompt`, the `SETTINGS` with the config's values where the sheet has none, then the carried columns as text.
+
+    Raises:
+        InputError: naming the file and, for the first 20 faults, row and column.
+    """
+    path = config["items"]
+    sheet = _read_csv(path)
+    rules = schema()["$defs"]["item"]["properties"]
+    _check_header(path, list(sheet.columns), rules)
+    faults: list[tuple[int, str, str]] = []
+
+    if "id" not in sheet:
+        sheet.insert(0, "id", [Path(image).stem for image in sheet["image"]])
+        id_hint = " (made from the image's file name: give the sheet a column id to choose another)"
+    else:
+        id_hint = ""
+
+    items = pd.DataFrame(index=sheet.index)
+    for name, rule in rules.items():
+        if name in ("id", "image", "prompt"):
+            texts = sheet[name]
+            parsed = {text: (text, _fault(text, rule)) for text in texts.unique()}
+        elif name in sheet:
+            texts = sheet[name]
+            rule = schema()["properties"][name]
+            parsed = {text: _parse(text, rule, config[name]) for text in texts.unique()}
+        else:
+            items[name] = pd.Series([config[name]] * len(sheet), index=sheet.index, dtype=object)
+            continue
+        items[name] = pd.Series([parsed[text][0] for text in texts], index=sheet.index, dtype=object)
+        bad = {text for text, (_, fault) in parsed.items() if fault}
+        hint = id_hint if name == "id" else ""
+        faults += [(row, name, parsed[text][1] + hint) for row, text in texts.items() if text in bad]
+
+    faulty = {(row, name) for row, name, _ in faults}
+    for row, strength, steps in zip(items.index, items["strength"], items["num_inference_steps"], strict=True):
+        if faulty.isdisjoint({(row, "strength"), (row, "num_inference_steps")}):
+            fault = _too_few_steps(strength, steps)
+            faults += [(row, "strength", fault)] if fault else []
+    faults += [
+        (row, "id", f"{items['id'][row]!r} stands in row {first} already{id_hint}")
+        for row, first in _duplicates(items["id"])
+        if (row, "id") not in faulty
+    ]
+    if check_images:
+        missing = _missing_files(items["image"].unique())
+        faults += [
+            (row, "image", f"no such file: {image!r} (looked from {os.getcwd()})")
+            for row, image in items["image"].items()
+            if image in missing and (row, "image") not in faulty
+        ]
+    if faults:
+        order = {name: i for i, name in enumerate(sheet.columns)}
+        faults.sort(key=lambda fault: (fault[0], order.get(fault[1], -1)))
+        lines = [f"row {row}, column {column}: {text}" for row, column, text in faults]
+        raise InputError(_listing(f"The sheet {path} (its header is row 1)", lines))
+
+    carried = [name for name in sheet.columns if name not in rules]
+    return pd.concat([items, sheet[carried]], axis=1)
+
+
+def recipe(config: Mapping[str, Any], item: Any) -> dict[str, Any]:
+    """What decides an item's latent, and nothing else.
+
+    Args:
+        config: as `load_config` returns it.
+        item: has the attributes `prompt` and `SETTINGS`, as a line of `read_items` does.
+
+    Returns:
+        Settings that play no part are left out: at strength 0 all that concerns the prompt, the seed where nothing is
+        drawn, the negative prompt without guidance.
+    """
+    chosen = {key: config[key] for key in ("model_id", "revision", "dtype", "image_size", "resize", "posterior")}
+    chosen["version"] = RECIPE_VERSION
+    chosen["strength"] = item.strength
+    if item.strength > 0 or config["posterior"] == "sample":
+        chosen["seed"] = item.seed
+    if item.strength > 0:
+        chosen["prompt"] = item.prompt
+        chosen["guidance_scale"] = item.guidance_scale
+        chosen["num_inference_steps"] = item.num_inference_steps
+        chosen["scheduler"] = config["scheduler"]
+        if item.guidance_scale > 1:
+            chosen["negative_prompt"] = item.negative_prompt or ""
+    return chosen
+
+
+def canonical(value: Any) -> str:
+    """JSON text that is the same for the same value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def latent_path(config: Mapping[str, Any], item_id: str) -> str:
+    """Where an item's latent lies, from the working directory."""
+    return os.path.normpath(f"{config['output_hidden_dir']}/{config['prefix_hidden']}_{item_id}.pt")
+
+
+def picture_path(config: Mapping[str, Any], item_id: str) -> str | None:
+    """Where an item's decoded picture lies, from the working directory; None where none is asked for."""
+    if config["output_image_dir"] is None:
+        return None
+    return os.path.normpath(f"{config['output_image_dir']}/{config['save_name']}_{item_id}.png")
+
+
+def index_table(config: Mapping[str, Any], items: pd.DataFrame) -> pd.DataFrame:
+    """The index table without the latents' digests.
+
+    Returns:
+        `row` (0..N-1), `id`, `image`, `prompt`, the settings as the recipe holds them (empty where a setting plays no
+        part), then the carried columns, all in sheet order.
+    """
+    known = items[["prompt", *SETTINGS]]
+    recipes = [recipe(config, item) for item in known.itertuples(index=False)]
+    table = items.drop(columns=SETTINGS).reset_index(drop=True)
+    for place, name in enumerate(SETTINGS, start=3):
+        values = pd.Series([chosen.get(name, "") for chosen in recipes], dtype=object)
+        table.insert(place, name, values)
+    table.insert(0, "row", range(len(table)))
+    return table
+
+
+def table_digest(table: pd.DataFrame) -> str:
+    """SHA-256 of an index table's text, hexadecimal."""
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+
+
+def model_files(model_id: str) -> list[str]:
+    """The files that decide a local model, sorted; empty for `demo` and for a Hugging Face id."""
+    if model_id == "demo" or not os.path.isdir(model_id):
+        return []
+    kinds = {".json", ".safetensors", ".txt", ".model"}
+    return sorted(str(path) for path in Path(model_id).rglob("*") if path.suffix in kinds and path.is_file())
+
+
+def model_identity(config: Mapping[str, Any]) -> str:
+    """What tells the rule `model` to look again, as canonical JSON; the files of a local model are its input."""
+    identity = {key: config[key] for key in ("model_id", "revision")}
+    if config["model_id"] == "demo":
+        identity["demo"] = (DEMO_MODEL / "SHA256SUMS").read_text()
+    return canonical(identity)
+
+
+def resident_arguments(config: Mapping[str, Any], python: str, cores: int | None) -> list[str]:
+    """Name and settings of the resident model, the first two arguments of scripts/extract.py.
+
+    The name holds all by which one resident differs from another, the source of the code that it runs among it, so
+    that an edited core is never answered by an old process. (The job's own part, the model's content and the Slurm
+    job, is added by the client.)
+    """
+    keys = ("model_id", "cache_dir", "device", "dtype", "output_hidden_dir", "output_image_dir")
+    settings = {key: config[key] for key in keys} | {"python": python, "resident": config["resident"]}
+    name = hashlib.sha256(canonical([settings, os.getcwd()]).encode())
+    for script in ("diffusion.py", "model.py", "resident.py"):
+        name.update((ROOT / "scripts" / script).read_bytes())
+    settings |= {"workers": cores or 1, "idle_seconds": config["resident_idle_seconds"]}
+    return [name.hexdigest()[:16], canonical(settings)]
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """config/schema.yaml: the config's keys, and the sheet's columns below `$defs`."""
+    return yaml.safe_load((ROOT / "config/schema.yaml").read_text(encoding="utf-8"))
+
+
+def _types(rule: Mapping[str, Any]) -> list[str]:
+    types = rule.get("type", "string")
+    return [types] if isinstance(types, str) else types
+
+
+@cache
+def _validator(rule: str) -> Draft202012Validator:
+    return Draft202012Validator(json.loads(rule))
+
+
+def _fault(value: Any, rule: Mapping[str, Any]) -> str:
+    """Why `value` is not what the schema allows; empty if it is."""
+    errors = sorted(_validator(json.dumps(rule)).iter_errors(value), key=lambda error: list(error.path))
+    if not errors:
+        return ""
+    error = errors[0]
+    shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+    if error.validator == "type" or error.validator == "pattern":
+        wanted = " or ".join(_types(rule)).replace("null", "null (none)")
+        text = f"{shown} is not {'a valid text' if error.validator == 'pattern' else f'of type {wanted}'}"
+        return f"{text}. {rule['description']}"
+    if error.validator == "minLength":
+        return "it is empty"
+    if error.validator == "maxLength":
+        return f"the text has {len(value)} characters, more than {error.validator_value}"
+    limits = {"minimum": "at least", "maximum": "at most", "multipleOf": "a multiple of"}
+    if error.validator in limits:
+        return f"{shown} must be {limits[error.validator]} {error.validator_value}"
+    return error.message
+
+
+def _as_typed(value: Any, rule: Mapping[str, Any]) -> Any:
+    """A valid value in its one Python type, so that 1 and 1.0 are the same recipe."""
+    if rule.get("type") == "number":
+        return float(value)
+    if "integer" in _types(rule) and isinstance(value, float):
+        return int(value)
+    return value
+
+
+def _from_command_line(value: Any, rule: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_from_command_line(part, rule.get("items", {})) for part in value]
+    if not isinstance(value, str) or ("string" in _types(rule) and "null" not in _types(rule)):
+        return value
+    if value.lower() in ("null", "none", "~", ""):
+        return None
+    if "string" in _types(rule):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
+def _parse(text: str, rule: Mapping[str, Any], default: Any) -> tuple[Any, str]:
+    """A cell as the value of a setting, and what is wrong with it; a blank cell takes the default."""
+    if text.strip() == "":
+        return default, ""
+    if "string" in _types(rule):
+        return text, _fault(text, rule)
+    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text.strip(), re.ASCII):
+        hint = "; decimals are written with a point" if re.fullmatch(r"\s*[+-]?\d*,\d+\s*", text) else ""
+        return None, f"{text!r} is not a number{hint}"
+    value = float(text)
+    if not math.isfinite(value):
+        return None, f"{text!r} is too large"
+    if "integer" in _types(rule):
+        if value != int(value):
+            return None, f"{text!r} is not a whole number"
+        try:
+            value = int(text)  # exact beyond 2^53
+        except ValueError:
+            value = int(value)  # 20.0, as pandas writes a column with gaps
+    fault = _fault(value, rule)
+    return (None if fault else _as_typed(value, rule)), fault
+
+
+def _too_few_steps(strength: float, steps: int) -> str:
+    # The pipelines make int(strength * steps) steps; with none of them the latent would have no rows.
+    if strength > 0 and int(strength * steps) == 0:
+        return (
+            f"strength {strength:g} of {steps} steps makes no step at all; "
+            f"take strength 0, or at least {math.ceil(1000 / steps) / 1000:g}, or more steps"
+        )
+    return ""
+
+
+def _model_fault(model_id: str) -> str:
+    if model_id == "demo" or os.path.isdir(model_id):
+        return ""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", model_id, re.ASCII) and not model_id.startswith("."):
+        return ""
+    return f"{model_id!r} is neither 'demo' nor a folder (looked from {os.getcwd()}) nor a Hugging Face id (owner/name)"
+
+
+def _read_csv(path: str) -> pd.DataFrame:
+    """The sheet with every cell as the text that stands there, labelled by row (the header is row 1)."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(
+            f"No sheet at {path} (looked from {os.getcwd()}): name yours by the config key items"
+        ) from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"The sheet {path} is not UTF-8 (line {line}): save it again as 'CSV UTF-8'") from None
+    except OSError as error:
+        raise InputError(f"The sheet {path} cannot be read: {error.strerror}") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise InputError(f"The sheet {path} is not a CSV file: line {line} has a NUL byte")
+    try:
+        cells = pd.read_csv(
+            io.StringIO(text), header=None, dtype=str, keep_default_na=False, na_filter=False, skip_blank_lines=False
+        )
+    except pd.errors.EmptyDataError:
+        raise InputError(f"The sheet {path} is empty: it needs a header and at least one row") from None
+    except pd.errors.ParserError as error:
+        raise InputError(
+            f"The sheet {path} is not a regular CSV file ({str(error).strip()}): "
+            'a text with a comma or a newline stands in double quotes, and a quote in it is doubled ("")'
+        ) from None
+    cells.index = pd.RangeIndex(1, len(cells) + 1)
+    blank = (cells.fillna("") == "").all(axis=1)
+    if blank.iloc[0]:
+        raise InputError(f"The sheet {path} has no header in row 1")
+    short = cells.isna().any(axis=1) & ~blank
+    if short.any():
+        faults = [
+            f"row {row}: {cells.loc[row].notna().sum()} cells, the header has {cells.shape[1]}"
+            for row in cells.index[short]
+        ]
+        raise InputError(_listing(f"The sheet {path}", faults))
+    sheet = cells[~blank].iloc[1:]
+    sheet.columns = cells.iloc[0].tolist()
+    if len(sheet) == 0:
+        raise InputError(f"The sheet {path} has a header but no rows")
+    return sheet
+
+
+def _check_header(path: str, columns: list[str], rules: Mapping[str, Any]) -> None:
+    faults = []
+    if len(columns) == 1 and (found := re.search(r"[;\t|]", columns[0])):
+        raise InputError(
+            f"The sheet {path} is separated by {found.group()!r}, not by commas: save it again as CSV with commas"
+        )
+    for name in dict.fromkeys(columns):
+        if columns.count(name) > 1:
+            faults.append(f"column {name!r} stands there {columns.count(name)} times")
+        if name in INDEX_COLUMNS:
+            faults.append(f"column {name!r} has a name that the index table needs for itself: give it another")
+        elif name not in rules and (near := _suggestion(name, rules, cutoff=0.85)):
+            faults.append(f"unknown column {name!r}{near} If it is a variable of your own, give it another name")
+        elif name.strip() == "":
+            faults.append(f"column {columns.index(name) + 1} has no name")
+    for name in schema()["$defs"]["item"]["required"]:
+        if name not in columns:
+            faults.append(f"column {name!r} is missing")
+    if faults:
+        raise InputError(_listing(f"The header of the sheet {path}", faults))
+
+
+def _suggestion(name: str, known: Iterable[str], cutoff: float) -> str:
+    plain = re.sub(r"[\s_-]+", "_", str(name).strip().lower())
+    near = difflib.get_close_matches(plain, list(known), n=1, cutoff=cutoff)
+    return f": did you mean {near[0]!r}?" if near else ""
+
+
+def _duplicates(ids: pd.Series) -> Iterator[tuple[int, int]]:
+    first: dict[str, int] = {}
+    for row, item_id in ids.items():
+        if first.setdefault(item_id, row) != row:
+            yield row, first[item_id]
+
+
+def _missing_files(paths: Iterable[str]) -> set[str]:
+    folders: dict[str, set[str]] = {}
+    missing = set()
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            try:
+                with os.scandir(folder or ".") as entries:
+                    folders[folder] = {entry.name for entry in entries if entry.is_file()}
+            except OSError:
+                folders[folder] = set()
+        if name not in folders[folder]:
+            missing.add(path)
+    return missing
+
+
+def _listing(subject: str, faults: list[str]) -> str:
+    lines = [f"{subject} has {len(faults)} fault{'s' * (len(faults) > 1)}:"]
+    lines += [f"  - {fault}" for fault in faults[:MOST_FAULTS]]
+    if len(faults) > MOST_FAULTS:
+        lines.append(f"  ... and {len(faults) - MOST_FAULTS} more")
+    return "\n".join(lines)

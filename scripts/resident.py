@@ -1,0 +1,324 @@
+"""The resident model: one process per node that keeps the core loaded and answers one request per item.
+
+Started by scripts/extract.py, which also holds the other half of the protocol. A request is one line of JSON on a
+Unix socket; an answer is lines of text that begin with a number: 100 a sign of life, 102 taken in hand, 200 done,
+500 failed (501: failed, and more lines of the message follow).
+
+It ends when it has had nothing to do for a while, when the Snakemakes that it works for are gone, and when its
+working directory is; it never outlives the lock that its clients look at, and leaves no file behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+REQUEST_LIMIT = 2**18  # bytes; the longest valid request is far below
+SIGN_OF_LIFE_SECONDS = 2.0
+WATCH_SECONDS = 0.5
+MODEL_FILE = "results/model.json"
+
+
+class Engines:
+    """The model on its devices: one replica per GPU, or on the CPU one that all worker threads share."""
+
+    def __init__(self, settings: dict[str, Any]):
+        import diffusion
+        import model
+        import torch
+
+        diffusion.same_bits()
+        folder = model.locate(json.loads(Path(MODEL_FILE).read_text(encoding="utf-8")), settings["cache_dir"])
+        device = settings["device"]
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise model.ModelError(f"device {device} was asked for, but torch sees no GPU here; take device cpu")
+        devices = [f"cuda:{n}" for n in range(torch.cuda.device_count())] if device == "cuda" else [device]
+        self.models = [diffusion.Model(folder, name, settings["dtype"]) for name in devices]
+        # On a CPU a worker does an item from end to end; a GPU has one worker, and threads that open and save
+        # pictures beside it.
+        on_cpu = device == "cpu"
+        self.slots = self.models * (settings["workers"] if on_cpu else 1)
+        self.threads = len(self.slots) + (0 if on_cpu else 4)
+        self.diffusion = diffusion
+
+
+class Resident:
+    """Takes requests, has worker threads do them, and knows when to end."""
+
+    def __init__(self, settings: dict[str, Any]):
+        self.settings = settings
+        self.started = self.last_used = time.monotonic()
+        self.in_hand = 0
+        self.runs: dict[int, psutil.Process] = {}
+        self.had_runs = False
+        self.failure = ""
+        self.engines: asyncio.Future[Engines] = asyncio.get_running_loop().create_future()
+        self.directory = os.stat(".").st_ino, os.getcwd()
+
+    async def load(self) -> None:
+        """Load the model; a failure is kept for all who ask, and then the process ends."""
+        try:
+            engines = await asyncio.to_thread(Engines, self.settings)
+        except Exception as error:
+            print(f"loading failed: {error!r}", file=sys.stderr, flush=True)
+            self.failure = f"the model could not be loaded: {error or type(error).__name__}"
+            self.engines.cancel()
+            return
+        self.pool = ThreadPoolExecutor(engines.threads)
+        self.free: asyncio.Queue[Any] = asyncio.Queue()
+        for slot in engines.slots:
+            self.free.put_nowait(slot)
+        seconds = time.monotonic() - self.started
+        devices = ", ".join(str(model.device) for model in engines.models)
+        print(f"loaded the model on {devices} in {seconds:.1f} s, {len(engines.slots)} at a time", flush=True)
+        self.engines.set_result(engines)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One client: one request, one answer."""
+        if not _is_own_user(writer.get_extra_info("socket")):
+            writer.close()
+            return
+        self.in_hand += 1
+        try:
+            await self._answer(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the client is gone; its item is dropped and the next one is served
+        finally:
+            self.in_hand -= 1
+            self.last_used = time.monotonic()
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            line = await asyncio.wait_for(reader.readline(), timeout=30)
+            request = check_request(json.loads(line), self.settings)
+        except (ValueError, TypeError, RecursionError, TimeoutError) as error:
+            _write_failure(writer, f"not a valid request: {error}")
+            return await writer.drain()
+        if request["run"] not in self.runs:
+            try:
+                self.runs[request["run"]] = psutil.Process(request["run"])
+            except (psutil.NoSuchProcess, ValueError):
+                return  # nobody waits for the answer
+            self.had_runs = True
+        writer.write(b"102 taken in hand\n")
+        work = asyncio.create_task(self._work(request))
+        gone = asyncio.create_task(reader.read(1))  # a client says no more, so this returns when it hangs up
+        try:
+            while not work.done():
+                await asyncio.wait({work, gone}, timeout=SIGN_OF_LIFE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if gone.done():
+                    work.cancel()  # before the next step; nothing is written for a client that was killed
+                    return
+                if not work.done():
+                    doing = "working on it" if self.engines.done() else "loading the model"
+                    writer.write(f"100 {doing}, {time.monotonic() - self.started:.0f} s\n".encode())
+                    await writer.drain()
+            try:
+                notes = work.result()
+            except asyncio.CancelledError:
+                _write_failure(writer, self.failure)
+            except Exception as error:
+                _write_failure(writer, explain(error, request))
+            else:
+                writer.write(f"200 {notes}\n".encode())
+            await writer.drain()
+        finally:
+            gone.cancel()
+
+    async def _work(self, request: dict[str, Any]) -> str:
+        core = (await asyncio.shield(self.engines)).diffusion
+        loop = asyncio.get_running_loop()
+        started = time.monotonic()
+        model = self.engines.result().models[0]
+        picture, notes = await loop.run_in_executor(self.pool, model.prepare, request["image"], request["recipe"])
+        model = await self.free.get()
+        try:
+            computing = time.monotonic()
+            made = await loop.run_in_executor(self.pool, compute, model, picture, request)
+            seconds = time.monotonic() - computing
+        finally:
+            self.free.put_nowait(model)
+        await loop.run_in_executor(self.pool, save, core, made, request)
+        total = time.monotonic() - started
+        shape = " x ".join(str(side) for side in made[0].shape)
+        notes += [f"latent {shape}", f"{seconds:.3f} s of {total:.3f} s on {model.device}"]
+        return "; ".join(notes)
+
+    async def watch(self) -> None:
+        """Return when it is time to end."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            self.runs = {pid: run for pid, run in self.runs.items() if _is_alive(run)}
+            inode, path = self.directory
+            try:
+                vanished = os.stat(path).st_ino != inode
+            except OSError:
+                vanished = True
+            if vanished:
+                return print("ending: the working directory is gone", flush=True)
+            if self.in_hand:
+                continue
+            if self.failure:
+                return print("ending: nothing loaded", flush=True)
+            if self.had_runs and not self.runs:
+                return print("ending: the run is over", flush=True)
+            if time.monotonic() - self.last_used > self.settings["idle_seconds"]:
+                return print("ending: nothing to do", flush=True)
+
+
+def compute(model: Any, picture: Any, request: dict[str, Any]) -> tuple[Any, Any]:
+    """The latent, and the decoded picture if one is asked for."""
+    latent = model.latent(picture, request["recipe"])
+    return latent, model.decode(latent) if request["picture"] else None
+
+
+def save(core: Any, made: tuple[Any, Any], request: dict[str, Any]) -> None:
+    """Write the picture, then the latent, each whole or not at all."""
+    latent, picture = made
+    if picture is not None:
+        _replace(request["picture"], core.picture_bytes(picture))
+    _replace(request["latent"], core.latent_bytes(latent))
+
+
+def explain(error: Exception, request: dict[str, Any]) -> str:
+    """A message for the user: which item, and what is wrong."""
+    text = str(error) or type(error).__name__
+    if type(error).__name__ not in ("ItemError", "ModelError"):
+        text = f"{type(error).__name__}: {text}"
+    if "OutOfMemory" in type(error).__name__:
+        text += "\nTake a smaller image_size, dtype float16, or a device with more memory."
+    return f"{request['image']}: {text}"
+
+
+def check_request(request: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Check a request's form, and that it writes only into this working directory's result folders.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    kinds = {"image": str, "recipe": dict, "latent": str, "picture": (str, type(None)), "run": int}
+    if not isinstance(request, dict) or request.keys() != kinds.keys():
+        raise ValueError(f"a request has the keys {', '.join(kinds)}")
+    for key, kind in kinds.items():
+        if not isinstance(request[key], kind):
+            raise ValueError(f"{key} is of the wrong kind")
+    for key, folder in (("latent", settings["output_hidden_dir"]), ("picture", settings["output_image_dir"])):
+        path = request[key]
+        if path is not None and (folder is None or Path(path).resolve().parent != Path(folder).resolve()):
+            raise ValueError(f"{path!r} is not in the result folder {folder!r}")
+    return request
+
+
+def _replace(path: str, content: bytes) -> None:
+    # The temporary name depends on the item alone: what a killed process leaves is overwritten at the next attempt.
+    temporary = Path(path).with_name(f".{Path(path).name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _write_failure(writer: asyncio.StreamWriter, message: str) -> None:
+    *first, last = message.splitlines() or [""]
+    writer.write("".join([*(f"501 {line}\n" for line in first), f"500 {last}\n"]).encode(errors="replace"))
+
+
+def _is_own_user(connection: socket.socket) -> bool:
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True  # macOS: the private directory alone keeps others out
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return struct.unpack("3i", credentials)[1] == os.getuid()
+
+
+def _is_alive(run: psutil.Process) -> bool:
+    try:
+        return run.is_running() and run.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def reside(socket_path: Path, lock_path: Path, settings: dict[str, Any]) -> None:
+    """Serve until it is time to end; leave nothing behind."""
+    _sweep(socket_path.parent, lock_path)
+    socket_path.unlink(missing_ok=True)
+    resident = Resident(settings)
+    server = await asyncio.start_unix_server(resident.serve, socket_path, limit=REQUEST_LIMIT, backlog=1024)
+    loading = asyncio.create_task(resident.load())
+    watching = asyncio.create_task(resident.watch())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, watching.cancel)
+    await asyncio.wait({watching})
+    server.close()
+    loading.cancel()
+    for path in (socket_path, lock_path):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # others live there
+        socket_path.parent.rmdir()
+    # At once, without waiting for threads that load or compute for nobody; the lock is free when the process is gone.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _sweep(directory: Path, own_lock: Path) -> None:
+    """Take away what killed residents left: sockets whose lock nobody holds."""
+    for lock in directory.glob("*.lock"):
+        if lock == own_lock:
+            continue
+        with contextlib.suppress(OSError), lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.with_suffix(".sock").unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+
+
+def once(settings: dict[str, Any], request: dict[str, Any]) -> int:
+    """Load the model, do one item and say how it went: the way without a resident."""
+    try:
+        check_request(request, settings)
+        started = time.monotonic()
+        engines = Engines(settings | {"workers": 1})
+        model = engines.models[0]
+        loaded = time.monotonic()
+        picture, notes = model.prepare(request["image"], request["recipe"])
+        made = compute(model, picture, request)
+        save(engines.diffusion, made, request)
+    except Exception as error:
+        print(explain(error, request), file=sys.stderr)
+        return 1
+    notes.append(f"{time.monotonic() - loaded:.3f} s on {model.device} after loading for {loaded - started:.1f} s")
+    print("; ".join(notes))
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--socket", type=Path, help="where to listen")
+    parser.add_argument("--lock", type=Path, help="the lock file, held by a descriptor from the client")
+    parser.add_argument("--once", type=json.loads, help="do this request without listening")
+    arguments = parser.parse_args()
+    if arguments.once:
+        return once(arguments.settings, arguments.once)
+    asyncio.run(reside(arguments.socket, arguments.lock, arguments.settings))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

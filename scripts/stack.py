@@ -1,0 +1,175 @@
+"""All latents into one tensor in sheet order, the index table and the provenance beside it."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import io
+import json
+import platform
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import items
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+
+def read_latent(path: str | Path) -> torch.Tensor:
+    """One item's latent, float32 (1, C, H, W).
+
+    Raises:
+        InputError: the file is no such latent.
+    """
+    try:
+        latent = torch.load(path, map_location="cpu", weights_only=True)
+        if latent.dtype != torch.float32 or latent.ndim != 4 or latent.shape[0] != 1:
+            raise ValueError(f"it holds {latent.dtype} {tuple(latent.shape)}, not float32 (1, C, H, W)")
+    except Exception as error:  # torch.load raises many kinds for damaged files
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise items.InputError(f"{path} is not a latent of this workflow ({reason}): delete it and run again") from None
+    return latent.contiguous()
+
+
+def stack(paths: Iterable[str], ids: list[str], target: Path, metadata: dict[str, str]) -> list[str]:
+    """Write all latents into one file, reading one at a time.
+
+    Args:
+        paths: of the latents, in sheet order.
+        ids: of their items, in the same order.
+        target: the suffix `.pt`, `.npy` or `.safetensors` chooses the format of the tensor (N, C, H, W), float32.
+        metadata: texts that a safetensors file holds beside the tensor.
+
+    Returns:
+        The SHA-256 of each latent's bytes (little-endian float32 in C order), hexadecimal.
+
+    Raises:
+        InputError: the latents are not all of one shape.
+    """
+    paths = list(paths)
+    digests = []
+    shape = read_latent(paths[0]).shape[1:]
+    with _writer(target, (len(paths), *shape), metadata) as file:
+        for path in paths:
+            latent = read_latent(path)
+            if latent.shape[1:] != shape:
+                raise items.InputError(_shapes_message(paths, ids))
+            content = latent.numpy().astype("<f4", copy=False).tobytes()
+            digests.append(hashlib.sha256(content).hexdigest())
+            file.write(content)
+    return digests
+
+
+@contextmanager
+def _writer(path: Path, shape: tuple[int, ...], metadata: dict[str, str]) -> Iterator[BinaryIO]:
+    """A file whose format is complete but for the tensor's values, open where these begin."""
+    size = 4 * int(np.prod(shape))
+    if path.suffix == ".pt":
+        offset = _pt_skeleton(path, shape, size)
+    else:
+        header = _npy_header(shape) if path.suffix == ".npy" else _safetensors_header(shape, size, metadata)
+        path.write_bytes(header)
+        offset = len(header)
+    with path.open("r+b") as file:
+        file.seek(offset)
+        yield file
+
+
+def _pt_skeleton(path: Path, shape: tuple[int, ...], size: int) -> int:
+    # torch writes the whole file but the values, and tells where they belong. The tensor that it is given lies in a
+    # sparse file, so that it takes neither memory nor disk.
+    sparse = path.with_name(f"{path.name}.sparse")
+    try:
+        with sparse.open("wb") as file:
+            file.truncate(size)
+        tensor = torch.from_file(str(sparse), shared=False, size=size // 4, dtype=torch.float32).reshape(shape)
+        with torch.serialization.skip_data():
+            torch.save(tensor, path)
+    finally:
+        sparse.unlink(missing_ok=True)
+    with FakeTensorMode():
+        return torch.load(path, weights_only=True).untyped_storage()._checkpoint_offset
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def _safetensors_header(shape: tuple[int, ...], size: int, metadata: dict[str, str]) -> bytes:
+    # The library writes only tensors that are in memory. The format: the header's length in 8 bytes, JSON padded to
+    # 8, the values (https://github.com/huggingface/safetensors, "Format").
+    header = {"__metadata__": metadata, "latents": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _shapes_message(paths: list[str], ids: list[str]) -> str:
+    found = collections.defaultdict(list)
+    for path, item_id in zip(paths, ids, strict=True):
+        found[tuple(read_latent(path).shape[1:])].append(item_id)
+    lines = ["The latents have different shapes (C, H, W), so they make no one tensor:"]
+    for shape, members in sorted(found.items(), key=lambda entry: -len(entry[1])):
+        named = ", ".join(members[:5]) + (", ..." if len(members) > 5 else "")
+        lines.append(f"  - {shape}: {len(members)} item{'s' * (len(members) > 1)} ({named})")
+    lines.append("With resize 'pad', 'crop' or 'stretch' all have one shape. Each item's own latent is there anyway.")
+    return "\n".join(lines)
+
+
+def provenance(config: dict[str, Any], model: dict[str, Any], count: int) -> dict[str, Any]:
+    """What made the latents: model, recipe version, software, config."""
+    packages = ("torch", "diffusers", "transformers", "pillow", "numpy", "snakemake")
+    return {
+        "items": count,
+        "model": model,
+        "recipe_version": items.RECIPE_VERSION,
+        "software": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "config": config,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=json.loads, required=True, help="the workflow's config as JSON")
+    parser.add_argument("--table", required=True, help="digest of the index table that was planned")
+    parser.add_argument("--model", type=Path, required=True, help="model.json")
+    parser.add_argument("--output", type=Path, nargs=3, required=True, help="tensor, index table and provenance")
+    arguments = parser.parse_args()
+    config = arguments.config
+    tensor, index, provenance_file = arguments.output
+    temporary = tensor.with_name(f".{tensor.name}.tmp{tensor.suffix}")
+    try:
+        table = items.index_table(config, items.read_items(config, check_images=False))
+        if items.table_digest(table) != arguments.table:
+            raise items.InputError(f"The sheet {config['items']} was changed during the run: run again")
+        origin = provenance(config, json.loads(arguments.model.read_text(encoding="utf-8")), len(table))
+        paths = [items.latent_path(config, item_id) for item_id in table["id"]]
+        # The index is absent while the tensor is replaced, so that the two never disagree.
+        index.unlink(missing_ok=True)
+        metadata = {"provenance": items.canonical(origin)}
+        digests = stack(paths, list(table["id"]), temporary, metadata)
+        table.insert(table.columns.get_loc("seed") + 1, "sha256", digests)
+        temporary.replace(tensor)
+        provenance_file.write_text(json.dumps(origin, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial = index.with_name(f".{index.name}.tmp")
+        table.to_csv(partial, index=False, lineterminator="\n")
+        partial.replace(index)
+    except (items.InputError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        temporary.unlink(missing_ok=True)
+    print(f"stacked {len(table)} latents")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
