@@ -203,7 +203,8 @@ class Model:
             recipe: as `items.recipe` makes it.
 
         Returns:
-            float32 (1, C, H / multiple, W / multiple) on the CPU.
+            float32 (1, C, H / multiple, W / multiple) on the CPU, in the memory layout that the model gave it: the
+            same values in another one are decoded by other kernels, which differ in the last digits.
 
         Raises:
             ItemError: it has NaN or infinite values.
@@ -225,7 +226,7 @@ class Model:
                 generator=generator,
                 output_type="latent",
             ).images
-        latent = latent.to("cpu", torch.float32).contiguous()
+        latent = latent.to("cpu", torch.float32)
         if not torch.isfinite(latent).all():
             hint = "dtype float32 or bfloat16" if self.dtype == torch.float16 else "another seed, scheduler or strength"
             raise ItemError(f"the latent has NaN or infinite values; try {hint}")
@@ -267,9 +268,11 @@ class Model:
         return pipelines[scheduler]
 
     def _load_text_and_unet(self) -> dict[str, Any]:
+        import transformers
         from diffusers import UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
+        transformers.utils.logging.disable_progress_bar()
         options = {"torch_dtype": self.dtype, "use_safetensors": True}
         return {
             "tokenizer": CLIPTokenizer.from_pretrained(self.folder, subfolder="tokenizer"),

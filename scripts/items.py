@@ -369,8 +369,9 @@ def _read_csv(path: str) -> pd.DataFrame:
         line = text[: text.index("\0")].count("\n") + 1
         raise InputError(f"The sheet {path} is not a CSV file: line {line} has a NUL byte")
     try:
+        # The Python engine alone tells a cell that is not there from an empty one.
         cells = pd.read_csv(
-            io.StringIO(text), header=None, dtype=str, keep_default_na=False, na_filter=False, skip_blank_lines=False
+            io.StringIO(text), header=None, dtype=str, keep_default_na=False, skip_blank_lines=False, engine="python"
         )
     except pd.errors.EmptyDataError:
         raise InputError(f"The sheet {path} is empty: it needs a header and at least one row") from None
