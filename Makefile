@@ -3,13 +3,21 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: run test lint format lock demo
+.PHONY: run test test-all benchmark lint format lock demo
 
 run: .venv/run
 	$(BIN)/snakemake --cores $(CORES)
 
+# The quick tests; test-all adds the long ones.
 test: .venv/dev
+	$(BIN)/pytest tests -m "not long"
+
+test-all: .venv/dev
 	$(BIN)/pytest tests
+
+# What one job per item costs, side by side with other ways.
+benchmark: .venv/dev
+	$(BIN)/python tests/benchmarks/resident.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ PATIENCE = 120.0  # seconds without any sign of life after which the resident is
 ATTEMPTS = 2  # so that one crash of the resident costs an item nothing
 MODEL_FILE = "results/model.json"
 LONGEST_SOCKET_PATH = 107  # bytes, Linux's limit
+LONGEST_NAME = 48  # bytes of these that the file's own name may take
 
 
 class Died(Exception):
@@ -31,7 +32,7 @@ def private_directory() -> str:
     """A directory on this node that only this user can enter, made if need be."""
     for base in (os.environ.get("TMPDIR"), "/tmp"):
         path = f"{base}/gpi-latents-{os.getuid()}"
-        if not base or len(os.fsencode(path)) > LONGEST_SOCKET_PATH - 64:
+        if not base or len(os.fsencode(path)) > LONGEST_SOCKET_PATH - LONGEST_NAME:
             continue
         try:
             os.mkdir(path, 0o700)

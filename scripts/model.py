@@ -61,6 +61,8 @@ def locate(model: dict[str, Any], cache_dir: str | None = None) -> Path:
     if model["model_id"] == "demo":
         return DEMO_MODEL
     if model["commit"] is None:
+        if not os.path.isdir(model["model_id"]):
+            raise ModelError(f"The model's folder {model['model_id']!r} is gone (looked from {os.getcwd()})")
         return Path(model["model_id"])
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError

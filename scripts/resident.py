@@ -37,12 +37,14 @@ class Engines:
     """The model on its devices: one replica per GPU, or on the CPU one that all worker threads share."""
 
     def __init__(self, settings: dict[str, Any]):
-        import diffusion
         import model
+
+        folder = model.locate(json.loads(Path(MODEL_FILE).read_text(encoding="utf-8")), settings["cache_dir"])
+
+        import diffusion  # slow, so after what may fail at once
         import torch
 
         diffusion.same_bits()
-        folder = model.locate(json.loads(Path(MODEL_FILE).read_text(encoding="utf-8")), settings["cache_dir"])
         device = settings["device"]
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -63,6 +65,8 @@ class Study:
         self.folder = folder
         self.workflow = workflow
         self.environment = os.environ | {"COLUMNS": "400"}
+        self._tmp = tempfile.TemporaryDirectory(prefix="gpi", ignore_cleanup_errors=True)
+        self.tmp = Path(self._tmp.name)  # short, as a socket's path has to be
         (folder / "config").mkdir(parents=True, exist_ok=True)
         self.config()
 
@@ -155,8 +159,6 @@ def study(tmp_path) -> Study:
 @pytest.fixture
 def workflow_copy(tmp_path) -> Path:
     """A clone of the workflow that a test may edit."""
-    import shutil
-
     copy = tmp_path / "clone"
     for part in ("config", "scripts", "envs", "profiles"):
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -167,13 +169,9 @@ def workflow_copy(tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Study:
     """The demo, run once in a folder of its own, from the files that this repository ships."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("demo")
     shutil.copytree(ROOT / "config", folder / "config")
-    (folder / "config/config.yaml").unlink()
-    finished = Study.__new__(Study)
-    finished.folder, finished.workflow, finished.environment = folder, ROOT, os.environ | {"COLUMNS": "400"}
+    finished = Study(folder)
     shutil.copy(ROOT / "config/config.yaml", folder / "config")
     finished.first = finished.run()
     return finished
