@@ -8,8 +8,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import diffusion
-import pandas as pd
+import diffusion  # noqa: E402
+import pandas as pd  # noqa: E402
 
 SHOWN = ["shape_03", "shape_04", "shape_06", "shape_11", "shape_22", "shape_24"]
 

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,9 @@ class Model:
         return picture, opened + fitted
 
     @torch.inference_mode()
-    def latent(self, picture: Image.Image, recipe: dict[str, Any]) -> torch.Tensor:
+    def latent(
+        self, picture: Image.Image, recipe: dict[str, Any], on_step: Callable[[], None] = lambda: None
+    ) -> torch.Tensor:
         """The final latent of one item, the tensor that the decoder would turn into the picture.
 
         At strength 0 it is `scaling_factor * z` with z drawn from, or the mode of, the VAE's posterior; above, what
@@ -201,6 +204,7 @@ class Model:
         Args:
             picture: mode RGB, its sides multiples of `multiple`.
             recipe: as `items.recipe` makes it.
+            on_step: called after each denoising step; what it raises ends the item.
 
         Returns:
             float32 (1, C, H / multiple, W / multiple) on the CPU, in the memory layout that the model gave it: the
@@ -225,6 +229,7 @@ class Model:
                 guidance_scale=recipe["guidance_scale"],
                 generator=generator,
                 output_type="latent",
+                callback_on_step_end=lambda *_: on_step() or {},
             ).images
         latent = latent.to("cpu", torch.float32)
         if not torch.isfinite(latent).all():

@@ -2,16 +2,14 @@
 
     python -I -S extract.py NAME SETTINGS REQUEST      (SETTINGS and REQUEST are JSON, passed on as they are)
 
-It starts the resident if there is none. Only light modules of the standard library are imported, since this runs once
-per item: with json, argparse and socket, starting Python would take three times as long.
+It starts the resident if there is none. Only light modules of the standard library are imported, and the others where
+they are needed, since this runs once per item: with json, argparse and socket, starting takes three times as long.
 """
 
 import _socket  # what the module socket wraps; importing that costs as much as starting Python
-import fcntl
 import os
 import sys
 import time
-import zlib
 
 PATIENCE = 120.0  # seconds without any sign of life after which the resident is given up
 ATTEMPTS = 2  # so that one crash of the resident costs an item nothing
@@ -72,6 +70,8 @@ def start(directory: str, name: str, settings: str, lock: int) -> None:
 
 def connect(name: str, settings: str) -> _socket.socket:
     """A connection to the resident, which is started if there is none."""
+    import fcntl
+
     starts = 0
     silent_since = time.monotonic()
     while time.monotonic() - silent_since < PATIENCE:
@@ -162,9 +162,11 @@ def extract(name: str, settings: str, request: str) -> None:
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            while not ask(connect(name, settings), request):
-                pass
-            return
+            for _ in range(100):
+                if ask(connect(name, settings), request):
+                    return
+                time.sleep(0.05)
+            raise GaveUp("the resident model ends whenever it is asked")
         except Died as error:
             if attempt == ATTEMPTS:
                 raise
@@ -179,9 +181,9 @@ def main() -> int:
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "resident.py")
         python = json.loads(settings)["python"]
         os.execvp(python, [python, script, f"--settings={settings}", f"--once={request}"])
-    # One resident per node, model content and Slurm job: two Slurm jobs have a GPU and an end of their own each.
-    with open(MODEL_FILE, "rb") as file:
-        name = f"{name}-{zlib.crc32(file.read()):08x}-{os.environ.get('SLURM_JOB_ID', '0')}"
+    # One resident per node, model and Slurm job: two Slurm jobs have a GPU and an end of their own each.
+    # The file that tells of the model is written anew when that is another one.
+    name = f"{name}-{os.stat(MODEL_FILE).st_mtime_ns:x}-{os.environ.get('SLURM_JOB_ID', '0')}"
     try:
         extract(name, settings, request)
     except (GaveUp, Died) as error:

@@ -247,7 +247,7 @@ def resident_arguments(config: Mapping[str, Any], python: str, cores: int | None
     for script in ("diffusion.py", "model.py", "resident.py"):
         name.update((ROOT / "scripts" / script).read_bytes())
     settings |= {"workers": cores or 1, "idle_seconds": config["resident_idle_seconds"]}
-    return [name.hexdigest()[:16], canonical(settings)]
+    return [name.hexdigest()[:12], canonical(settings)]
 
 
 @cache

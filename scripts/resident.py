@@ -16,10 +16,12 @@ import contextlib
 import fcntl
 import json
 import os
+import queue
 import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,9 +57,50 @@ class Engines:
         # On a CPU a worker does an item from end to end; a GPU has one worker, and threads that open and save
         # pictures beside it.
         on_cpu = device == "cpu"
-        self.slots = self.models * (settings["workers"] if on_cpu else 1)
-        self.threads = len(self.slots) + (0 if on_cpu else 4)
+        slots = self.models * (min(settings["workers"], os.cpu_count() or 1) if on_cpu else 1)
+        self.free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for slot in slots:
+            self.free.put(slot)
+        self.threads = len(slots) + (0 if on_cpu else 4)
         self.diffusion = diffusion
+
+    def do(self, request: dict[str, Any], abandoned: threading.Event) -> str:
+        """Do one item, in a thread of its own.
+
+        Args:
+            request: as `check_request` returns it.
+            abandoned: set when nobody waits any more; then nothing is written.
+
+        Returns:
+            Notes on what was done.
+
+        Raises:
+            InterruptedError: it was abandoned.
+        """
+
+        def goes_on() -> None:
+            if abandoned.is_set():
+                raise InterruptedError("nobody waits for this item any more")
+
+        started = time.monotonic()
+        recipe = request["recipe"]
+        picture, notes = self.models[0].prepare(request["image"], recipe)
+        model = self.free.get()
+        try:
+            computing = time.monotonic()
+            latent = model.latent(picture, recipe, goes_on)
+            decoded = model.decode(latent) if request["picture"] else None
+            seconds = time.monotonic() - computing
+        finally:
+            self.free.put(model)
+        goes_on()
+        # The latent comes last: with it the item is done.
+        if decoded is not None:
+            _replace(request["picture"], self.diffusion.picture_bytes(decoded))
+        _replace(request["latent"], self.diffusion.latent_bytes(latent))
+        shape = " x ".join(str(side) for side in latent.shape)
+        notes += [f"latent {shape}", f"{seconds:.3f} s of {time.monotonic() - started:.3f} s on {model.device}"]
+        return "; ".join(notes)
 
 
 class Resident:
@@ -65,7 +108,9 @@ class Resident:
 
     def __init__(self, settings: dict[str, Any]):
         self.settings = settings
-        self.started = self.last_used = time.monotonic()
+        # From the start of the process, so that importing is part of loading.
+        self.started = time.monotonic() - (time.time() - psutil.Process().create_time())
+        self.last_used = time.monotonic()
         self.in_hand = 0
         self.runs: dict[int, psutil.Process] = {}
         self.had_runs = False
@@ -83,12 +128,10 @@ class Resident:
             self.engines.cancel()
             return
         self.pool = ThreadPoolExecutor(engines.threads)
-        self.free: asyncio.Queue[Any] = asyncio.Queue()
-        for slot in engines.slots:
-            self.free.put_nowait(slot)
         seconds = time.monotonic() - self.started
         devices = ", ".join(str(model.device) for model in engines.models)
-        print(f"loaded the model on {devices} in {seconds:.1f} s, {len(engines.slots)} at a time", flush=True)
+        at_once = engines.free.qsize()
+        print(f"loaded the model on {devices} in {seconds:.1f} s, {at_once} at a time", flush=True)
         self.engines.set_result(engines)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -117,16 +160,19 @@ class Resident:
             try:
                 self.runs[request["run"]] = psutil.Process(request["run"])
             except (psutil.NoSuchProcess, ValueError):
-                return  # nobody waits for the answer
+                _write_failure(writer, f"the Snakemake that asks, process {request['run']}, is not there")
+                return await writer.drain()
             self.had_runs = True
         writer.write(b"102 taken in hand\n")
-        work = asyncio.create_task(self._work(request))
+        abandoned = threading.Event()
+        work = asyncio.create_task(self._work(request, abandoned))
         gone = asyncio.create_task(reader.read(1))  # a client says no more, so this returns when it hangs up
         try:
             while not work.done():
                 await asyncio.wait({work, gone}, timeout=SIGN_OF_LIFE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if gone.done():
-                    work.cancel()  # before the next step; nothing is written for a client that was killed
+                    abandoned.set()
+                    work.cancel()
                     return
                 if not work.done():
                     doing = "working on it" if self.engines.done() else "loading the model"
@@ -144,24 +190,9 @@ class Resident:
         finally:
             gone.cancel()
 
-    async def _work(self, request: dict[str, Any]) -> str:
-        core = (await asyncio.shield(self.engines)).diffusion
-        loop = asyncio.get_running_loop()
-        started = time.monotonic()
-        model = self.engines.result().models[0]
-        picture, notes = await loop.run_in_executor(self.pool, model.prepare, request["image"], request["recipe"])
-        model = await self.free.get()
-        try:
-            computing = time.monotonic()
-            made = await loop.run_in_executor(self.pool, compute, model, picture, request)
-            seconds = time.monotonic() - computing
-        finally:
-            self.free.put_nowait(model)
-        await loop.run_in_executor(self.pool, save, core, made, request)
-        total = time.monotonic() - started
-        shape = " x ".join(str(side) for side in made[0].shape)
-        notes += [f"latent {shape}", f"{seconds:.3f} s of {total:.3f} s on {model.device}"]
-        return "; ".join(notes)
+    async def _work(self, request: dict[str, Any], abandoned: threading.Event) -> str:
+        engines = await asyncio.shield(self.engines)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, engines.do, request, abandoned)
 
     async def watch(self) -> None:
         """Return when it is time to end."""
@@ -183,20 +214,6 @@ class Resident:
                 return print("ending: the run is over", flush=True)
             if time.monotonic() - self.last_used > self.settings["idle_seconds"]:
                 return print("ending: nothing to do", flush=True)
-
-
-def compute(model: Any, picture: Any, request: dict[str, Any]) -> tuple[Any, Any]:
-    """The latent, and the decoded picture if one is asked for."""
-    latent = model.latent(picture, request["recipe"])
-    return latent, model.decode(latent) if request["picture"] else None
-
-
-def save(core: Any, made: tuple[Any, Any], request: dict[str, Any]) -> None:
-    """Write the picture, then the latent, each whole or not at all."""
-    latent, picture = made
-    if picture is not None:
-        _replace(request["picture"], core.picture_bytes(picture))
-    _replace(request["latent"], core.latent_bytes(latent))
 
 
 def explain(error: Exception, request: dict[str, Any]) -> str:
@@ -296,16 +313,11 @@ def once(settings: dict[str, Any], request: dict[str, Any]) -> int:
         check_request(request, settings)
         started = time.monotonic()
         engines = Engines(settings | {"workers": 1})
-        model = engines.models[0]
-        loaded = time.monotonic()
-        picture, notes = model.prepare(request["image"], request["recipe"])
-        made = compute(model, picture, request)
-        save(engines.diffusion, made, request)
+        seconds = time.monotonic() - started
+        print(f"{engines.do(request, threading.Event())} after loading for {seconds:.1f} s")
     except Exception as error:
         print(explain(error, request), file=sys.stderr)
         return 1
-    notes.append(f"{time.monotonic() - loaded:.3f} s on {model.device} after loading for {loaded - started:.1f} s")
-    print("; ".join(notes))
     return 0
 
 

@@ -134,7 +134,7 @@ def test_an_item_that_kills_every_resident_fails_with_the_end_of_its_log(bench):
             lambda: next((process for process in residents(bench.folder) if process.pid not in seen), None)
         )
         wait_for(lambda: list(bench.tmp.glob("*/*.sock")))
-        wait_for(lambda: resident.cpu_times().user > 3, what="the resident to load")
+        wait_for(lambda process=resident: process.cpu_times().user > 3, what="the resident to load")
         seen.add(resident.pid)
         resident.kill()
     output = finished(client, 1)
