@@ -252,7 +252,8 @@ def _replace(path: str, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
 

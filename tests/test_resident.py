@@ -157,6 +157,24 @@ def test_a_result_that_cannot_be_written_is_a_clear_error(bench):
     assert [path.name for path in (bench.folder / "results/hidden").iterdir()] == ["full.pt"]
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_and_a_read_only_one_are_clear_errors_and_heal(bench):
+    hidden = bench.folder / "results/hidden"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", hidden], check=True)
+    try:
+        (hidden / "filler").write_bytes(b"x" * 65536)
+        assert "cannot be written: No space left on device" in finished(bench.client("full"), 1)
+        assert [path.name for path in hidden.iterdir()] == ["filler"]
+        (hidden / "filler").unlink()
+        subprocess.run(["mount", "-o", "remount,ro", hidden], check=True)
+        assert "cannot be written: Read-only file system" in finished(bench.client("full"), 1)
+        subprocess.run(["mount", "-o", "remount,rw", hidden], check=True)
+        finished(bench.client("full"))
+        assert torch.load(hidden / "full.pt", weights_only=True).shape == (1, 4, 8, 8)
+    finally:
+        subprocess.run(["umount", "-l", hidden], check=True)
+
+
 def test_a_model_that_cannot_be_loaded_is_told_to_all_who_wait(bench):
     (bench.folder / "results/model.json").write_text('{"model_id": "gone", "commit": null}')
     clients = [bench.client(f"x{number}") for number in range(3)]
