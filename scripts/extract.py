@@ -28,8 +28,9 @@ class GaveUp(Exception):
 
 def private_directory() -> str:
     """A directory on this node that only this user can enter, made if need be."""
+    node = os.uname().nodename.partition(".")[0][-16:]  # in case that TMPDIR is shared between nodes
     for base in (os.environ.get("TMPDIR"), "/tmp"):
-        path = f"{base}/gpi-latents-{os.getuid()}"
+        path = f"{base}/gpi-latents-{os.getuid()}-{node}"
         if not base or len(os.fsencode(path)) > LONGEST_SOCKET_PATH - LONGEST_NAME:
             continue
         try:
@@ -50,22 +51,22 @@ def start(directory: str, name: str, settings: str, lock: int) -> None:
     import json
     import subprocess
 
+    python = json.loads(settings)["python"]
     os.makedirs("logs", exist_ok=True)
-    with open(log_path(name), "ab") as log:
-        subprocess.Popen(
-            [
-                json.loads(settings)["python"],
-                os.path.join(os.path.dirname(os.path.abspath(__file__)), "resident.py"),
-                f"--settings={settings}",
-                f"--socket={directory}/{name}.sock",
-                f"--lock={directory}/{name}.lock",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=[lock],
-            start_new_session=True,  # Ctrl-C in the terminal is not for it
-        )
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "resident.py")
+    paths = [f"--socket={directory}/{name}.sock", f"--lock={directory}/{name}.lock"]
+    try:
+        with open(log_path(name), "ab") as log:
+            subprocess.Popen(
+                [python, script, f"--settings={settings}", *paths],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[lock],
+                start_new_session=True,  # Ctrl-C in the terminal is not for it
+            )
+    except OSError as error:
+        raise GaveUp(f"the resident model cannot be started with {python}: {error}") from None
 
 
 def connect(name: str, settings: str) -> _socket.socket:
@@ -75,7 +76,10 @@ def connect(name: str, settings: str) -> _socket.socket:
     starts = 0
     silent_since = time.monotonic()
     while time.monotonic() - silent_since < PATIENCE:
-        directory = private_directory()
+        try:
+            directory = private_directory()
+        except FileNotFoundError:
+            continue  # an ending resident has just taken it away
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         connection.settimeout(PATIENCE)
         try:
@@ -86,7 +90,7 @@ def connect(name: str, settings: str) -> _socket.socket:
         try:
             lock = os.open(f"{directory}/{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
-            continue  # an ending resident has just taken the directory away
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(lock).st_ino == os.stat(f"{directory}/{name}.lock").st_ino:

@@ -29,6 +29,8 @@ RECIPE_VERSION = 1
 
 # Settings that a row of the sheet can override; together with the prompt, what the index table tells of an item.
 SETTINGS = ["negative_prompt", "strength", "guidance_scale", "num_inference_steps", "seed"]
+# The folders of a model that decide its numbers, as in scripts/model.py.
+MODEL_PARTS = ["vae", "unet", "text_encoder", "tokenizer", "scheduler"]
 # Columns that the index table adds, so a sheet cannot have them.
 INDEX_COLUMNS = ["row", "sha256"]
 
@@ -76,6 +78,12 @@ def load_config(given: Mapping[str, Any], command_line: Iterable[str] = ()) -> d
             faults.append(f"keys strength and num_inference_steps: {fault}")
         if config["resize"] == "contain" and isinstance(config["image_size"], list):
             faults.append("key image_size: resize 'contain' limits the longest side, so it takes one number")
+        tensor = os.path.normpath(config["stacked"])
+        folders = [
+            os.path.normpath(folder) for folder in (config["output_hidden_dir"], config["output_image_dir"]) if folder
+        ]
+        if os.path.dirname(tensor) in folders:
+            faults.append(f"key stacked: {tensor} would lie among the items' own files: put it into another folder")
         if fault := _model_fault(config["model_id"]):
             faults.append(f"key model_id: {fault}")
     if faults:
@@ -223,7 +231,9 @@ def model_files(model_id: str) -> list[str]:
     if model_id == "demo" or not os.path.isdir(model_id):
         return []
     kinds = {".json", ".safetensors", ".txt", ".model"}
-    return sorted(str(path) for path in Path(model_id).rglob("*") if path.suffix in kinds and path.is_file())
+    files = [path for part in MODEL_PARTS for path in Path(model_id, part).rglob("*")]
+    files = [Path(model_id, "model_index.json"), *(path for path in files if path.suffix in kinds)]
+    return sorted(str(path) for path in files if path.is_file())
 
 
 def model_identity(config: Mapping[str, Any]) -> str:
@@ -268,6 +278,8 @@ def _validator(rule: str) -> Draft202012Validator:
 
 def _fault(value: Any, rule: Mapping[str, Any]) -> str:
     """Why `value` is not what the schema allows; empty if it is."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a finite number"
     errors = sorted(_validator(json.dumps(rule)).iter_errors(value), key=lambda error: list(error.path))
     if not errors:
         return ""
@@ -345,6 +357,10 @@ def _too_few_steps(strength: float, steps: int) -> str:
 
 
 def _model_fault(model_id: str) -> str:
+    if re.search(r"[{}\x00-\x1f]", model_id):
+        return (
+            f"{model_id!r} has braces or control characters, which Snakemake cannot have in a path: rename the folder"
+        )
     if model_id == "demo" or os.path.isdir(model_id):
         return ""
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model_id, re.ASCII) and not model_id.startswith("."):

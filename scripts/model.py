@@ -74,7 +74,8 @@ def locate(model: dict[str, Any], cache_dir: str | None = None) -> Path:
     except LocalEntryNotFoundError:
         raise ModelError(
             f"The model {model['model_id']} (commit {model['commit']}) is not in the cache of this machine: "
-            "run `snakemake model` again where there is internet, with a cache_dir that all machines share"
+            "run `snakemake --cores 1 --forcerun model model` where there is internet, with a cache_dir that all "
+            "machines share"
         ) from None
 
 
@@ -106,8 +107,8 @@ def _download(model_id: str, revision: str | None, cache_dir: str | None) -> Pat
     except (HfHubHTTPError, OSError, ValueError) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
-            f"The model {model_id} is not in the cache of this machine and could not be downloaded ({first}): "
-            "check the name and the internet connection, or name a folder that holds the model as model_id"
+            f"The model {model_id} is no folder (looked from {os.getcwd()}), is not in the cache of this machine and "
+            f"could not be downloaded ({first}): check the name and the internet connection, or name a folder that holds the model as model_id"
         ) from None
     return Path(folder)
 
@@ -165,10 +166,10 @@ def main() -> int:
     config = arguments.config
     try:
         model = resolve(config["model_id"], config["revision"], config["cache_dir"])
-    except ModelError as error:
+        arguments.output.write_text(json.dumps(model, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    except (ModelError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    arguments.output.write_text(json.dumps(model, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     print(f"{model['family']} {model['model_id']}, {len(model['sha256'])} files")
     return 0
 

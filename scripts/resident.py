@@ -23,6 +23,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Engines:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise model.ModelError(f"device {device} was asked for, but torch sees no GPU here; take device cpu")
         devices = [f"cuda:{n}" for n in range(torch.cuda.device_count())] if device == "cuda" else [device]
+        devices = devices[: settings.get("replicas")]
         self.models = [diffusion.Model(folder, name, settings["dtype"]) for name in devices]
         # On a CPU a worker does an item from end to end; a GPU has one worker, and threads that open and save
         # pictures beside it.
@@ -63,25 +65,27 @@ class Engines:
             self.free.put(slot)
         self.threads = len(slots) + (0 if on_cpu else 4)
         self.diffusion = diffusion
+        self.same_bits = diffusion.same_bits  # torch counts its threads for each of ours
 
-    def do(self, request: dict[str, Any], abandoned: threading.Event) -> str:
+    def do(self, request: dict[str, Any], wanted: Callable[[], bool]) -> str:
         """Do one item, in a thread of its own.
 
         Args:
             request: as `check_request` returns it.
-            abandoned: set when nobody waits any more; then nothing is written.
+            wanted: whether somebody still waits for it; if not, it is given up and nothing is written.
 
         Returns:
             Notes on what was done.
 
         Raises:
-            InterruptedError: it was abandoned.
+            InterruptedError: nobody waits for it any more.
         """
 
         def goes_on() -> None:
-            if abandoned.is_set():
-                raise InterruptedError("nobody waits for this item any more")
+            if not wanted():
+                raise InterruptedError("its Snakemake is gone")
 
+        goes_on()
         started = time.monotonic()
         recipe = request["recipe"]
         picture, notes = self.models[0].prepare(request["image"], recipe)
@@ -127,7 +131,7 @@ class Resident:
             self.failure = f"the model could not be loaded: {error or type(error).__name__}"
             self.engines.cancel()
             return
-        self.pool = ThreadPoolExecutor(engines.threads)
+        self.pool = ThreadPoolExecutor(engines.threads, initializer=engines.same_bits)
         seconds = time.monotonic() - self.started
         devices = ", ".join(str(model.device) for model in engines.models)
         at_once = engines.free.qsize()
@@ -156,23 +160,22 @@ class Resident:
         except (ValueError, TypeError, RecursionError, TimeoutError) as error:
             _write_failure(writer, f"not a valid request: {error}")
             return await writer.drain()
-        if request["run"] not in self.runs:
-            try:
-                self.runs[request["run"]] = psutil.Process(request["run"])
-            except (psutil.NoSuchProcess, ValueError):
-                _write_failure(writer, f"the Snakemake that asks, process {request['run']}, is not there")
-                return await writer.drain()
-            self.had_runs = True
+        try:
+            run = psutil.Process(request["run"])
+        except (psutil.NoSuchProcess, ValueError):
+            _write_failure(writer, f"the Snakemake that asks, process {request['run']}, is not there")
+            return await writer.drain()
+        self.runs[run.pid] = run
+        self.had_runs = True
         writer.write(b"102 taken in hand\n")
+        # A killed client, or the clients that outlive a killed Snakemake, must not write over what a later run makes.
         abandoned = threading.Event()
-        work = asyncio.create_task(self._work(request, abandoned))
+        work = asyncio.create_task(self._work(request, lambda: not abandoned.is_set() and _is_alive(run)))
         gone = asyncio.create_task(reader.read(1))  # a client says no more, so this returns when it hangs up
         try:
             while not work.done():
                 await asyncio.wait({work, gone}, timeout=SIGN_OF_LIFE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if gone.done():
-                    abandoned.set()
-                    work.cancel()
                     return
                 if not work.done():
                     doing = "working on it" if self.engines.done() else "loading the model"
@@ -188,11 +191,13 @@ class Resident:
                 writer.write(f"200 {notes}\n".encode())
             await writer.drain()
         finally:
+            abandoned.set()
+            work.cancel()
             gone.cancel()
 
-    async def _work(self, request: dict[str, Any], abandoned: threading.Event) -> str:
+    async def _work(self, request: dict[str, Any], wanted: Callable[[], bool]) -> str:
         engines = await asyncio.shield(self.engines)
-        return await asyncio.get_running_loop().run_in_executor(self.pool, engines.do, request, abandoned)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, engines.do, request, wanted)
 
     async def watch(self) -> None:
         """Return when it is time to end."""
@@ -304,6 +309,8 @@ def _sweep(directory: Path, own_lock: Path) -> None:
             continue
         with contextlib.suppress(OSError), lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_ino != lock.stat().st_ino:
+                continue  # a new resident has made it anew
             lock.with_suffix(".sock").unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
 
@@ -313,9 +320,9 @@ def once(settings: dict[str, Any], request: dict[str, Any]) -> int:
     try:
         check_request(request, settings)
         started = time.monotonic()
-        engines = Engines(settings | {"workers": 1})
+        engines = Engines(settings | {"workers": 1, "replicas": 1})
         seconds = time.monotonic() - started
-        print(f"{engines.do(request, threading.Event())} after loading for {seconds:.1f} s")
+        print(f"{engines.do(request, lambda: True)} after loading for {seconds:.1f} s")
     except Exception as error:
         print(explain(error, request), file=sys.stderr)
         return 1

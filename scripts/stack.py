@@ -125,7 +125,7 @@ def _shapes_message(paths: list[str], ids: list[str]) -> str:
 
 
 def provenance(config: dict[str, Any], model: dict[str, Any], count: int) -> dict[str, Any]:
-    """What made the latents: model, recipe version, software, config."""
+    """What made the latents: model, recipe version, config, and the software at the time of stacking."""
     packages = ("torch", "diffusers", "transformers", "pillow", "numpy", "snakemake")
     return {
         "items": count,
@@ -162,7 +162,7 @@ def main() -> int:
         partial = index.with_name(f".{index.name}.tmp")
         table.to_csv(partial, index=False, lineterminator="\n")
         partial.replace(index)
-    except (items.InputError, OSError) as error:
+    except (items.InputError, OSError, RuntimeError, json.JSONDecodeError) as error:  # torch.save has its own kind
         print(error, file=sys.stderr)
         return 1
     finally:

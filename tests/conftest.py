@@ -105,17 +105,14 @@ class Study:
         )
 
     def run(self, *arguments: str, cores: int = 2, fails: bool = False) -> Run:
-        finished = subprocess.run(
-            self.command(*arguments, cores=cores),
-            cwd="/",
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=400,
-        )
-        assert (finished.returncode != 0) == fails, finished.stdout
-        return Run(finished.stdout)
+        process = self.start(*arguments, cores=cores)
+        try:
+            output = process.communicate(timeout=400)[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        assert (process.returncode != 0) == fails, output
+        return Run(output)
 
     def log(self, item_id: str) -> str:
         return (self.folder / f"logs/extract/{item_id}.log").read_text()

@@ -134,6 +134,29 @@ def test_results_stay_below_the_working_directory(path):
         items.load_config({"output_hidden_dir": path})
 
 
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"strength": float("nan")}, "key strength: nan is not a finite number"),
+        ({"model_id": "m{o}del"}, "key model_id: 'm{o}del' has braces"),
+        ({"model_id": "no such model"}, "is neither 'demo' nor a folder"),
+        ({"stacked": "results/hidden/hidden_a.pt"}, "key stacked:"),
+        ({"resize": "contain", "image_size": [64, 96]}, "it takes one number"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused(config, told):
+    with pytest.raises(items.InputError, match=re.escape(told)):
+        items.load_config(config)
+
+
+def test_the_files_of_a_local_model_that_snakemake_watches_are_those_that_decide_it():
+    import model
+
+    folder = ROOT / "config/demo/model"
+    assert items.MODEL_PARTS == model.PARTS
+    assert items.model_files(str(folder)) == sorted(map(str, model._files(folder)))
+
+
 def test_the_command_lines_texts_become_the_schemas_types():
     given = {"output_image_dir": "null", "resident": "false", "image_size": ["64", "96"], "strength": "0.5"}
     config = items.load_config(given, given)
