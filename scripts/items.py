@@ -78,12 +78,9 @@ def load_config(given: Mapping[str, Any], command_line: Iterable[str] = ()) -> d
             faults.append(f"keys strength and num_inference_steps: {fault}")
         if config["resize"] == "contain" and isinstance(config["image_size"], list):
             faults.append("key image_size: resize 'contain' limits the longest side, so it takes one number")
-        tensor = os.path.normpath(config["stacked"])
-        folders = [
-            os.path.normpath(folder) for folder in (config["output_hidden_dir"], config["output_image_dir"]) if folder
-        ]
-        if os.path.dirname(tensor) in folders:
-            faults.append(f"key stacked: {tensor} would lie among the items' own files: put it into another folder")
+        taken = [os.path.normpath(config[key]) for key in ("output_hidden_dir", "output_image_dir") if config[key]]
+        if os.path.dirname(os.path.normpath(config["stacked"])) in taken:
+            faults.append("key stacked: it would lie among the items' own files: put it into another folder")
         if fault := _model_fault(config["model_id"]):
             faults.append(f"key model_id: {fault}")
     if faults:
@@ -358,9 +355,7 @@ def _too_few_steps(strength: float, steps: int) -> str:
 
 def _model_fault(model_id: str) -> str:
     if re.search(r"[{}\x00-\x1f]", model_id):
-        return (
-            f"{model_id!r} has braces or control characters, which Snakemake cannot have in a path: rename the folder"
-        )
+        return f"{model_id!r} has braces or control characters, which Snakemake cannot have in a path"
     if model_id == "demo" or os.path.isdir(model_id):
         return ""
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model_id, re.ASCII) and not model_id.startswith("."):

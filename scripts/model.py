@@ -108,7 +108,8 @@ def _download(model_id: str, revision: str | None, cache_dir: str | None) -> Pat
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
             f"The model {model_id} is no folder (looked from {os.getcwd()}), is not in the cache of this machine and "
-            f"could not be downloaded ({first}): check the name and the internet connection, or name a folder that holds the model as model_id"
+            f"could not be downloaded ({first}): check the name and the internet connection, or name a folder that "
+            "holds the model as model_id"
         ) from None
     return Path(folder)
 

@@ -304,7 +304,7 @@ def test_a_hub_model_is_found_in_the_cache_without_the_network(study):
     assert json.loads((study.folder / "results/model.json").read_text())["commit"] == commit
     study.config(model_id="someone/other", cache_dir="cache")
     run = study.run(fails=True)
-    assert "The model someone/other is not in the cache of this machine and could not be downloaded" in run.text
+    assert "is not in the cache of this machine and could not be downloaded" in run.text
     assert "Traceback" not in run.output
 
 
