@@ -161,7 +161,7 @@ class Resident:
             _write_failure(writer, f"not a valid request: {error}")
             return await writer.drain()
         try:
-            run = psutil.Process(request["run"])
+            run = self.runs.get(request["run"]) or psutil.Process(request["run"])
         except (psutil.NoSuchProcess, ValueError):
             _write_failure(writer, f"the Snakemake that asks, process {request['run']}, is not there")
             return await writer.drain()
