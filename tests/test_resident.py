@@ -293,7 +293,8 @@ def test_another_user_is_refused(bench):
         "s.connect(sys.argv[1]); s.sendall(b'{}\\n'); print(repr(s.recv(100)))"
     )
     answer = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=30)
-    assert answer.stdout.strip() == "b''" or "ConnectionResetError" in answer.stderr
+    refused = ("ConnectionResetError", "BrokenPipeError")  # or closed, whichever comes first
+    assert answer.stdout.strip() == "b''" or any(error in answer.stderr for error in refused), answer
     own = code.replace("os.setgid(65534); os.setuid(65534); ", "")
     answer = subprocess.run([sys.executable, "-c", own, path], capture_output=True, text=True, timeout=30)
     assert "not a valid request" in answer.stdout
