@@ -245,7 +245,7 @@ def resident_arguments(config: Mapping[str, Any], python: str, cores: int | None
     """Name and settings of the resident model, the first two arguments of scripts/extract.py.
 
     The name holds all by which one resident differs from another, the source of the code that it runs among it, so
-    that an edited core is never answered by an old process. (The job's own part, the model's content and the Slurm
+    that an edited core is never answered by an old process. (The job's own part, the time of model.json and the Slurm
     job, is added by the client.)
     """
     keys = ("model_id", "cache_dir", "device", "dtype", "output_hidden_dir", "output_image_dir")

@@ -255,3 +255,9 @@ def test_a_latents_file_is_the_same_bytes_loads_safely_and_decodes_to_the_pictur
     loaded = torch.load(io.BytesIO(content), weights_only=True)
     assert torch.equal(loaded, latent)
     assert np.array_equal(np.asarray(model.decode(loaded)), np.asarray(model.decode(latent)))
+
+
+def test_an_item_has_one_thread_whatever_the_machine_has():
+    torch.set_num_threads(2)
+    diffusion.same_bits()
+    assert torch.get_num_threads() == 1
