@@ -3,7 +3,9 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: run test test-all benchmark lint format lock demo
+.PHONY: install run test test-all benchmark benchmark-slurm lint format lock demo
+
+install: .venv/run
 
 run: .venv/run
 	$(BIN)/snakemake --cores $(CORES)
@@ -18,6 +20,10 @@ test-all: .venv/dev
 # What one job per item costs, side by side with other ways.
 benchmark: .venv/dev
 	$(BIN)/python tests/benchmarks/resident.py
+
+# The same on a test cluster; needs Debian's slurmctld, slurmd, slurm-client and munge.
+benchmark-slurm: .venv/dev
+	$(BIN)/python tests/benchmarks/slurm.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

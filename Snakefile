@@ -21,13 +21,18 @@ except items.InputError as error:
     raise WorkflowError(str(error)) from None
 
 ITEMS = {item.id: item for item in SHEET[["id", "image", "prompt", *items.SETTINGS]].itertuples(index=False)}
+LATENTS = [items.latent_path(config, item_id) for item_id in ITEMS]
 PICTURES = [items.picture_path(config, item_id) for item_id in ITEMS if config["output_image_dir"]]
 TABLE = items.table_digest(items.index_table(config, SHEET))
 
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 PYTHON = "python" if CONDA else sys.executable
 CONFIG = items.canonical(config)
-RESIDENT = items.resident_arguments(config, PYTHON, workflow.cores)
+RESIDENT = items.resident_arguments(config, PYTHON, workflow.resource_settings.cores)
+
+
+# The commands of profiles/slurm, which Snakemake runs from the working directory, find their script by these.
+os.environ |= {"GPI_PYTHON": sys.executable, "GPI_SLURM": f"{items.ROOT}/scripts/slurm.py"}
 
 
 def item(wildcards):
@@ -67,6 +72,7 @@ rule all:
         config["stacked"],
         "results/index.csv",
         "results/provenance.json",
+        LATENTS,  # or a lost latent would go unnoticed as long as there is a tensor
         PICTURES,
 
 
@@ -95,10 +101,15 @@ rule extract:
         latent=items.latent_path(config, "{id}"),
     log:
         "logs/extract/{id}.log",
+    group:
+        "extract"
     conda:
         "envs/environment.yaml"
     resources:
         gpu=1,
+        mem_mb=16000,
+        runtime=1,
+        device=config["device"],
     params:
         # One text, since Snakemake compares params as a set, in which two settings could swap their values unnoticed.
         recipe=lambda wildcards: items.canonical(items.recipe(config, item(wildcards))),
@@ -109,7 +120,7 @@ rule extract:
 
 rule stack:
     input:
-        latents=[items.latent_path(config, item_id) for item_id in ITEMS],
+        latents=LATENTS,
         model=rules.model.output,
     output:
         config["stacked"],
@@ -119,6 +130,9 @@ rule stack:
         "logs/stack.log",
     conda:
         "envs/environment.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
     params:
         table=TABLE,
         command=lambda wildcards, input, output: script(
@@ -126,3 +140,7 @@ rule stack:
         ),
     shell:
         "{params.command} > {log:q} 2>&1"
+
+
+onerror:
+    print(items.unfinished(config, SHEET), file=sys.stderr)

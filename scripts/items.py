@@ -201,6 +201,45 @@ def picture_path(config: Mapping[str, Any], item_id: str) -> str | None:
     return os.path.normpath(f"{config['output_image_dir']}/{config['save_name']}_{item_id}.png")
 
 
+def unfinished(config: Mapping[str, Any], items: pd.DataFrame) -> str:
+    """What a failed run leaves to do, and why, from the logs of its jobs.
+
+    Returns:
+        A text for the user: the failed items by row and id with the reasons (the first 20; all stand in
+        `logs/failed.csv`), and how many were not reached; if no item failed, the log of the rule that did.
+    """
+    missing = items.loc[[not os.path.exists(latent_path(config, item_id)) for item_id in items["id"]], ["id", "image"]]
+    reasons = {row: _reason(f"logs/extract/{item_id}.log") for row, item_id in missing["id"].items()}
+    failed = missing.assign(reason=reasons)[[bool(reasons[row]) for row in missing.index]]
+    told = []
+    if not os.path.exists("results/model.json"):
+        told.append(_log_text("logs/model.log"))
+    elif missing.empty:
+        told.append(_log_text("logs/stack.log"))
+    if not failed.empty:
+        failed.to_csv("logs/failed.csv", index_label="row")
+        lines = [f"row {row}, {item.id}: {item.reason}" for row, item in failed.iterrows()]
+        heading = f"{len(failed)} of {len(items)} items could not be done (all in logs/failed.csv):"
+        told.append(_bullets(heading, lines))
+    if rest := len(missing) - len(failed):
+        told.append(f"{rest} of {len(items)} items were not reached: run again for them.")
+    return "\n".join(filter(None, told))
+
+
+def _log_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _reason(log: str) -> str:
+    """Why an item failed; empty if it did not come to an end."""
+    signs_of_life = re.compile(r"(loading the model|working on it), \d+ s$")
+    lines = [line for line in _log_text(log).splitlines() if not signs_of_life.match(line)]
+    return " ".join(lines)[:500]
+
+
 def index_table(config: Mapping[str, Any], items: pd.DataFrame) -> pd.DataFrame:
     """The index table without the latents' digests.
 
@@ -461,8 +500,11 @@ def _missing_files(paths: Iterable[str]) -> set[str]:
 
 
 def _listing(subject: str, faults: list[str]) -> str:
-    lines = [f"{subject} has {len(faults)} fault{'s' * (len(faults) > 1)}:"]
-    lines += [f"  - {fault}" for fault in faults[:MOST_FAULTS]]
-    if len(faults) > MOST_FAULTS:
-        lines.append(f"  ... and {len(faults) - MOST_FAULTS} more")
+    return _bullets(f"{subject} has {len(faults)} fault{'s' * (len(faults) > 1)}:", faults)
+
+
+def _bullets(heading: str, texts: list[str]) -> str:
+    lines = [heading, *(f"  - {text}" for text in texts[:MOST_FAULTS])]
+    if len(texts) > MOST_FAULTS:
+        lines.append(f"  ... and {len(texts) - MOST_FAULTS} more")
     return "\n".join(lines)
