@@ -8,7 +8,10 @@ import hashlib
 import io
 import json
 import platform
+import struct
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -18,7 +21,6 @@ from typing import Any, BinaryIO
 import items
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 def read_latent(path: str | Path) -> torch.Tensor:
@@ -34,7 +36,50 @@ def read_latent(path: str | Path) -> torch.Tensor:
     except Exception as error:  # torch.load raises many kinds for damaged files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise items.InputError(f"{path} is not a latent of this workflow ({reason}): delete it and run again") from None
-    return latent.contiguous()
+    return latent
+
+
+class Reader:
+    """Reads latents of one shape as `read_latent` does, but without torch where a file is written like the first one.
+
+    Of two files that torch.save wrote for tensors of one shape and memory layout, all is the same up to the values;
+    behind these stands their CRC-32 (a zip file's data descriptor). What is not so is left to torch.
+    """
+
+    def __init__(self, first: str | Path):
+        latent = read_latent(first)
+        self.shape = tuple(latent.shape)
+        self.strides = [4 * stride for stride in latent.stride()]
+        content = Path(first).read_bytes()
+        begin = _values_offset(first)
+        self.before = content[:begin]
+        self.values = slice(begin, begin + 4 * latent.numel())
+        self.length = len(content)
+
+    def read(self, path: str | Path) -> tuple[bytes, str] | None:
+        """One latent.
+
+        Returns:
+            Its bytes, little-endian float32 in C order, and their SHA-256, hexadecimal; None if its shape differs.
+
+        Raises:
+            InputError: the file is no latent of this workflow, or a damaged one.
+        """
+        try:
+            content = Path(path).read_bytes()
+        except OSError:
+            content = b""
+        if len(content) == self.length and content.startswith(self.before):
+            values = content[self.values]
+            if not content.startswith(b"PK\7\10" + zlib.crc32(values).to_bytes(4, "little"), self.values.stop):
+                raise items.InputError(f"{path} is damaged (its checksum is wrong): delete it and run again")
+            latent = np.ndarray(self.shape, "<f4", values, strides=self.strides)
+        else:
+            latent = read_latent(path).numpy().astype("<f4", copy=False)
+        if latent.shape != self.shape:
+            return None
+        ordered = latent.tobytes()
+        return ordered, hashlib.sha256(ordered).hexdigest()
 
 
 def stack(paths: Iterable[str], ids: list[str], target: Path, metadata: dict[str, str]) -> list[str]:
@@ -54,15 +99,14 @@ def stack(paths: Iterable[str], ids: list[str], target: Path, metadata: dict[str
     """
     paths = list(paths)
     digests = []
-    shape = read_latent(paths[0]).shape[1:]
-    with _writer(target, (len(paths), *shape), metadata) as file:
+    reader = Reader(paths[0])
+    with _writer(target, (len(paths), *reader.shape[1:]), metadata) as file:
         for path in paths:
-            latent = read_latent(path)
-            if latent.shape[1:] != shape:
+            latent = reader.read(path)
+            if latent is None:
                 raise items.InputError(_shapes_message(paths, ids))
-            content = latent.numpy().astype("<f4", copy=False).tobytes()
-            digests.append(hashlib.sha256(content).hexdigest())
-            file.write(content)
+            file.write(latent[0])
+            digests.append(latent[1])
     return digests
 
 
@@ -93,8 +137,16 @@ def _pt_skeleton(path: Path, shape: tuple[int, ...], size: int) -> int:
             torch.save(tensor, path)
     finally:
         sparse.unlink(missing_ok=True)
-    with FakeTensorMode():
-        return torch.load(path, weights_only=True).untyped_storage()._checkpoint_offset
+    return _values_offset(path)
+
+
+def _values_offset(path: str | Path) -> int:
+    """Where the values begin in a file of torch.save, a zip file that stores them uncompressed."""
+    with zipfile.ZipFile(path) as archive:
+        values = next(member for member in archive.infolist() if member.filename.endswith("/data/0"))
+    with open(path, "rb") as file:
+        file.seek(values.header_offset + 26)  # in a local file header of 30 bytes: the lengths of name and extra field
+        return values.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:

@@ -243,7 +243,7 @@ def answers(folder: Path, **commands: str) -> dict[str, str]:
         script = (
             "#!/bin/sh\nexit 1\n" if text is None else f"#!/bin/sh\necho {name} >> calls\ncat <<'EOF'\n{text}\nEOF\n"
         )
-        (folder / name).write_text(script)
+        (folder / name).write_text(f"#!/bin/sh\n{script}")
         (folder / name).chmod(0o755)
     (folder / ".snakemake").mkdir(exist_ok=True)
     return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
+import diffusion
 import items
 import numpy as np
 import pytest
@@ -14,12 +16,16 @@ import torch
 
 @pytest.fixture
 def latents(tmp_path):
-    """Seven latents that are all different, and their paths."""
+    """Seven latents that are all different, and their paths; the files are of three kinds of equal content."""
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(1, 4, 8, 6, generator=generator) for _ in range(7)]
     paths = [str(tmp_path / f"hidden_{number}.pt") for number in range(7)]
-    for tensor, path in zip(tensors, paths, strict=True):
-        torch.save(tensor, path)
+    for number, (tensor, path) in enumerate(zip(tensors, paths, strict=True)):
+        if number == 6:
+            torch.save(tensor, path)
+        else:
+            layout = torch.contiguous_format if number == 5 else torch.channels_last
+            Path(path).write_bytes(diffusion.latent_bytes(tensor.contiguous(memory_format=layout)))
     return tensors, paths
 
 
@@ -53,7 +59,7 @@ def test_different_shapes_are_refused_with_the_rare_ones_named(tmp_path, latents
     assert "(4, 8, 8): 1 item (d)" in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["text", "pickle", "shape", "dtype", "truncated"])
+@pytest.mark.parametrize("kind", ["text", "pickle", "shape", "dtype", "truncated", "missing"])
 def test_what_is_no_latent_is_refused_by_name(tmp_path, latents, kind):
     path = tmp_path / "hidden_3.pt"
     if kind == "text":
@@ -64,7 +70,18 @@ def test_what_is_no_latent_is_refused_by_name(tmp_path, latents, kind):
         torch.save(torch.zeros(4, 8, 6), path)
     elif kind == "dtype":
         torch.save(torch.zeros(1, 4, 8, 6, dtype=torch.float64), path)
+    elif kind == "missing":
+        path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(items.InputError, match=r"hidden_3\.pt is not a latent of this workflow"):
+        stack.stack(latents[1], list("abcdefg"), tmp_path / "latents.pt", {})
+
+
+def test_a_latent_with_one_flipped_bit_is_refused(tmp_path, latents):
+    path = tmp_path / "hidden_3.pt"
+    content = bytearray(path.read_bytes())
+    content[content.index(latents[0][3].permute(0, 2, 3, 1).numpy().tobytes()) + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(items.InputError, match=r"hidden_3\.pt is damaged"):
         stack.stack(latents[1], list("abcdefg"), tmp_path / "latents.pt", {})

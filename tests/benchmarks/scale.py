@@ -1,0 +1,164 @@
+"""What many items cost: planning, running and stacking, beside a bare Snakefile that copies as many files.
+
+    .venv/bin/python tests/benchmarks/scale.py                         # all of it, about 40 minutes
+    .venv/bin/python tests/benchmarks/scale.py --items 1000 5000       # smaller
+    .venv/bin/python tests/benchmarks/scale.py --stack                 # stacking latents of (4, 64, 64) alone
+
+Figures hold as ratios: the machine's own speed is in all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / part) for part in ("tests", "tests/benchmarks", "config/demo", "scripts")]
+
+import diffusion  # noqa: E402
+import items  # noqa: E402
+from conftest import Study  # noqa: E402
+from resident import COPIES  # noqa: E402
+
+PROFILE = ["--workflow-profile", str(ROOT / "profiles/default")]
+
+
+class Measured:
+    """Seconds of a command, and the most memory (MB) that it and its stack job ever held."""
+
+    def __init__(self, command: list[str], folder: Path):
+        self.peaks: dict[str, float] = {}
+        started = time.monotonic()
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        watching = threading.Thread(target=self._watch, args=[psutil.Process(process.pid)], daemon=True)
+        watching.start()
+        self.output = process.communicate()[0]
+        self.seconds = time.monotonic() - started
+        watching.join()
+        if process.returncode:
+            sys.exit(self.output)
+
+    def _watch(self, process: psutil.Process) -> None:
+        # Linux keeps the high-water mark itself, so that looking now and then is enough.
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            try:
+                self._note("whole", process)
+                for child in process.children(recursive=True):
+                    if "stack.py" in " ".join(child.cmdline()[:2]):
+                        self._note("stack.py", child)
+            except psutil.NoSuchProcess:
+                pass
+            time.sleep(0.1)
+
+    def _note(self, name: str, process: psutil.Process) -> None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            return
+        for line in status.splitlines():
+            if line.startswith("VmHWM"):
+                self.peaks[name] = max(self.peaks.get(name, 0), int(line.split()[1]) / 1024)
+
+
+def planning(scratch: Path, count: int) -> dict[str, float]:
+    """Our workflow and the bare one, cold, with nothing to do, and with one row changed."""
+    ours = Study(scratch / f"ours{count}")
+    rows = ours.pictures(count)
+    ours.config(output_image_dir=None)
+    command = ours.command(cores=4)
+    bare = scratch / f"bare{count}"
+    bare.mkdir()
+    (bare / "Snakefile").write_text(COPIES % count)
+    (bare / "pictures").symlink_to(ours.folder / "pictures")
+    bare_command = [sys.executable, "-m", "snakemake", "--cores", "4", *PROFILE]
+    told = {"items": count}
+    cold, bare_cold = Measured(command, ours.folder), Measured(bare_command, bare)
+    told["cold, s per item"], told["bare"] = cold.seconds / count, bare_cold.seconds / count
+    told["ratio"] = cold.seconds / bare_cold.seconds
+    told["Snakemake's peak, MB"], told["bare peak, MB"] = cold.peaks["whole"], bare_cold.peaks["whole"]
+    told["stack job's peak, MB"] = cold.peaks["stack.py"]
+    idle, bare_idle = Measured(command, ours.folder), Measured(bare_command, bare)
+    assert "Nothing to be done" in idle.output
+    told["nothing to do, s"], told["bare nothing to do, s"] = idle.seconds, bare_idle.seconds
+    told["nothing to do, ratio"] = idle.seconds / bare_idle.seconds
+    rows[count // 2] = rows[count // 2] | {"seed": 5}
+    ours.sheet([{"seed": 0} | row for row in rows])
+    told["one row changed, planned, s"] = Measured([*command, "--dry-run"], ours.folder).seconds
+    told["one row changed, done, s"] = Measured(command, ours.folder).seconds
+    return told
+
+
+def stacking(scratch: Path, count: int) -> dict[str, float]:
+    """The stack of latents of (4, 64, 64), beside `cat` of the same files into one."""
+    made = Study(scratch / f"stack{count}")
+    made.config(output_image_dir=None)
+    made.sheet([{"id": f"p{number}", "image": "p.png", "prompt": "x"} for number in range(count)])
+    hidden = made.folder / "results/hidden"
+    hidden.mkdir(parents=True)
+    (made.folder / "results/model.json").write_text("{}")
+    random = np.random.default_rng(0)
+    for number in range(count):
+        values = torch.from_numpy(random.standard_normal((1, 4, 64, 64), dtype=np.float32))
+        latent = values.contiguous(memory_format=torch.channels_last)
+        (hidden / f"hidden_p{number}.pt").write_bytes(diffusion.latent_bytes(latent))
+    os.sync()
+    cat = Measured(["bash", "-c", "find results/hidden -name '*.pt' -print0 | xargs -0 cat > all"], made.folder)
+    (made.folder / "all").unlink()
+    os.sync()
+    os.chdir(made.folder)
+    config = items.load_config({"model_id": "demo", "output_image_dir": None})
+    table = items.table_digest(items.index_table(config, items.read_items(config, check_images=False)))
+    command = [sys.executable, str(ROOT / "scripts/stack.py"), "--config", items.canonical(config), "--table", table]
+    outputs = ["results/latents.pt", "results/index.csv", "results/provenance.json"]
+    stack = Measured([*command, "--model", "results/model.json", "--output", *outputs], made.folder)
+    os.chdir(scratch)
+    megabytes = sum(file.stat().st_size for file in os.scandir(hidden)) / 1e6
+    shutil.rmtree(made.folder)
+    return {
+        "items": count,
+        "cat, MB/s": megabytes / cat.seconds,
+        "stack job with start and table, MB/s": megabytes / stack.seconds,
+        "share of cat": cat.seconds / stack.seconds,
+        "stack job, s": stack.seconds,
+        "peak memory, MB": stack.peaks["whole"],
+    }
+
+
+def show(columns: list[dict[str, float]]) -> None:
+    for name in columns[0]:
+        cells = [f"{column[name]:>12,.0f}" if column[name] >= 100 else f"{column[name]:>12.3f}" for column in columns]
+        print(f"| {name:<38} | {' | '.join(cells)} |", flush=True)
+        if name == "items":
+            print(f"| {'-' * 38} | {' | '.join('-' * 11 + ':' for _ in columns)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, nargs="+", default=[1000, 5000, 20000])
+    parser.add_argument("--stack", action="store_true", help="only stacking")
+    parser.add_argument("--plan", action="store_true", help="all but stacking")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+        if not arguments.plan:
+            print(f"\nStacking latents of (4, 64, 64); {os.cpu_count()} cores.\n")
+            show([stacking(Path(scratch), count) for count in arguments.items])
+        if not arguments.stack:
+            print(
+                "\nItems of 64 x 64, strength 0, the demo's model, no pictures; bare: as many jobs that copy a file.\n"
+            )
+            show([planning(Path(scratch), count) for count in arguments.items])
+
+
+if __name__ == "__main__":
+    main()
