@@ -24,7 +24,6 @@ ITEMS = {item.id: item for item in SHEET[["id", "image", "prompt", *items.SETTIN
 LATENTS = [items.latent_path(config, item_id) for item_id in ITEMS]
 PICTURES = [items.picture_path(config, item_id) for item_id in ITEMS if config["output_image_dir"]]
 TABLE = items.table_digest(items.index_table(config, SHEET))
-
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 PYTHON = "python" if CONDA else sys.executable
 CONFIG = items.canonical(config)
@@ -65,6 +64,7 @@ wildcard_constraints:
 localrules:
     all,
     model,
+    orphans,
 
 
 rule all:
@@ -72,8 +72,8 @@ rule all:
         config["stacked"],
         "results/index.csv",
         "results/provenance.json",
-        LATENTS,  # or a lost latent would go unnoticed as long as there is a tensor
-        PICTURES,
+        # Without them a lost latent would go unnoticed as long as there is a tensor; but a batch is to plan its own alone.
+        lambda wildcards: [] if workflow.dag_settings.batch else LATENTS + PICTURES,
 
 
 rule model:
@@ -140,6 +140,13 @@ rule stack:
         ),
     shell:
         "{params.command} > {log:q} 2>&1"
+
+
+rule orphans:
+    log:
+        "logs/orphans.txt",
+    run:
+        items.tell_orphans(config, SHEET, log[0])
 
 
 onerror:

@@ -201,6 +201,16 @@ def picture_path(config: Mapping[str, Any], item_id: str) -> str | None:
     return os.path.normpath(f"{config['output_image_dir']}/{config['save_name']}_{item_id}.png")
 
 
+def tell_orphans(config: Mapping[str, Any], items: pd.DataFrame, log: str) -> None:
+    """Print and log the files in the result folders that belong to no item of the sheet, one per line."""
+    mine = {path(config, item_id) for path in (latent_path, picture_path) for item_id in items["id"]}
+    folders = {os.path.dirname(path) for path in mine if path}
+    found = sorted(str(file) for folder in folders for file in Path(folder).glob("*") if str(file) not in mine)
+    text = "\n".join(found) or "Every file in the result folders belongs to an item."
+    Path(log).write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
 def unfinished(config: Mapping[str, Any], items: pd.DataFrame) -> str:
     """What a failed run leaves to do, and why, from the logs of its jobs.
 
