@@ -22,6 +22,7 @@ except items.InputError as error:
 
 ITEMS = {item.id: item for item in SHEET[["id", "image", "prompt", *items.SETTINGS]].itertuples(index=False)}
 LATENTS = [items.latent_path(config, item_id) for item_id in ITEMS]
+MODEL = "results/model.json"  # by its name, since with rules.model.output planning grows with the square of the items
 PICTURES = [items.picture_path(config, item_id) for item_id in ITEMS if config["output_image_dir"]]
 TABLE = items.table_digest(items.index_table(config, SHEET))
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
@@ -80,7 +81,7 @@ rule model:
     input:
         items.model_files(config["model_id"]),
     output:
-        "results/model.json",
+        MODEL,
     log:
         "logs/model.log",
     conda:
@@ -95,7 +96,7 @@ rule model:
 rule extract:
     input:
         image=lambda wildcards: os.path.normpath(item(wildcards).image),
-        model=rules.model.output,
+        model=MODEL,
     output:
         **({"picture": items.picture_path(config, "{id}")} if PICTURES else {}),
         latent=items.latent_path(config, "{id}"),
@@ -121,7 +122,7 @@ rule extract:
 rule stack:
     input:
         latents=LATENTS,
-        model=rules.model.output,
+        model=MODEL,
     output:
         config["stacked"],
         "results/index.csv",
@@ -136,7 +137,7 @@ rule stack:
     params:
         table=TABLE,
         command=lambda wildcards, input, output: script(
-            "stack.py", "--config", CONFIG, "--table", TABLE, "--model", *input.model, "--output", *output
+            "stack.py", "--config", CONFIG, "--table", TABLE, "--model", input.model, "--output", *output
         ),
     shell:
         "{params.command} > {log:q} 2>&1"
