@@ -6,7 +6,7 @@ import sys
 
 from snakemake.settings.types import DeploymentMethod
 
-from scripts import items
+from scripts import items, slurm
 
 # The defaults stand in config/schema.yaml. A study has its own config/config.yaml, or names another by --configfile.
 if not workflow.overwrite_configfiles and os.path.isfile("config/config.yaml"):
@@ -24,7 +24,10 @@ ITEMS = {item.id: item for item in SHEET[["id", "image", "prompt", *items.SETTIN
 LATENTS = [items.latent_path(config, item_id) for item_id in ITEMS]
 MODEL = "results/model.json"  # by its name, since with rules.model.output planning grows with the square of the items
 PICTURES = [items.picture_path(config, item_id) for item_id in ITEMS if config["output_image_dir"]]
-TABLE = items.table_digest(items.index_table(config, SHEET))
+# In a cluster's job, what was planned when it was submitted: the sheet may have been edited meanwhile.
+if workflow.is_main_process or "GPI_TABLE" not in os.environ:
+    os.environ["GPI_TABLE"] = items.table_digest(items.index_table(config, SHEET))
+TABLE = os.environ["GPI_TABLE"]
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 PYTHON = "python" if CONDA else sys.executable
 CONFIG = items.canonical(config)
@@ -150,5 +153,16 @@ rule orphans:
         items.tell_orphans(config, SHEET, log[0])
 
 
+onstart:
+    slurm.forget_submitted()
+    planned = list(workflow.dag.needrun_jobs())
+    items.remove_files([items.FAILED, *(log for job in planned for log in job.log)])
+    # On a cluster Snakemake leaves an old result where it is until its job writes a new one, and if it never does, takes
+    # it for new.
+    if not workflow.local_exec:
+        items.remove_files(output for job in planned for output in job.output)
+
+
 onerror:
+    slurm.cancel_submitted()
     print(items.unfinished(config, SHEET), file=sys.stderr)

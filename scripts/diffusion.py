@@ -290,11 +290,17 @@ class Model:
         }
 
 
-def latent_bytes(latent: torch.Tensor) -> bytes:
-    """A latent as the bytes of a `.pt` file that `torch.load(..., weights_only=True)` reads."""
+def latent_bytes(latent: torch.Tensor, recipe_digest: str = "") -> bytes:
+    """A latent as the bytes of a `.pt` file that `torch.load(..., weights_only=True)` reads.
+
+    Args:
+        latent: as `Model.latent` returns it.
+        recipe_digest: what made it, kept as the comment of the file, which is a zip file; torch does not look at it.
+    """
     buffer = io.BytesIO()
     torch.save(latent.clone(), buffer)
-    return buffer.getvalue()
+    comment = recipe_digest.encode()
+    return buffer.getvalue()[:-2] + len(comment).to_bytes(2, "little") + comment  # a zip file ends with the two
 
 
 def picture_bytes(picture: Image.Image) -> bytes:

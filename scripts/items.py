@@ -5,6 +5,7 @@ Runs while Snakemake parses, so nothing heavy is imported here.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import io
@@ -35,6 +36,7 @@ MODEL_PARTS = ["vae", "unet", "text_encoder", "tokenizer", "scheduler"]
 INDEX_COLUMNS = ["row", "sha256"]
 
 MOST_FAULTS = 20
+FAILED = "logs/failed.csv"
 
 
 class InputError(Exception):
@@ -184,6 +186,11 @@ def recipe(config: Mapping[str, Any], item: Any) -> dict[str, Any]:
     return chosen
 
 
+def recipe_digest(recipe: Mapping[str, Any]) -> str:
+    """SHA-256 of a recipe, hexadecimal; each latent's file says by it what made it."""
+    return hashlib.sha256(canonical(recipe).encode()).hexdigest()
+
+
 def canonical(value: Any) -> str:
     """JSON text that is the same for the same value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -203,12 +210,21 @@ def picture_path(config: Mapping[str, Any], item_id: str) -> str | None:
 
 def tell_orphans(config: Mapping[str, Any], items: pd.DataFrame, log: str) -> None:
     """Print and log the files in the result folders that belong to no item of the sheet, one per line."""
-    mine = {path(config, item_id) for path in (latent_path, picture_path) for item_id in items["id"]}
-    folders = {os.path.dirname(path) for path in mine if path}
-    found = sorted(str(file) for folder in folders for file in Path(folder).glob("*") if str(file) not in mine)
-    text = "\n".join(found) or "Every file in the result folders belongs to an item."
-    Path(log).write_text(text + "\n", encoding="utf-8")
-    print(text)
+    found = []
+    for path in (latent_path, picture_path):
+        if pattern := path(config, "*"):
+            mine = {path(config, item_id) for item_id in items["id"]}
+            folder, name = os.path.split(pattern)
+            found += sorted(str(file) for file in Path(folder).glob(name) if str(file) not in mine)
+    text = "\n".join(found) or "Every latent and picture belongs to an item."
+    Path(log).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    print(text.encode(errors="backslashreplace").decode())
+
+
+def remove_files(paths: Iterable[str]) -> None:
+    """Remove the files that are there."""
+    for path in paths:
+        Path(path).unlink(missing_ok=True)
 
 
 def unfinished(config: Mapping[str, Any], items: pd.DataFrame) -> str:
@@ -216,7 +232,7 @@ def unfinished(config: Mapping[str, Any], items: pd.DataFrame) -> str:
 
     Returns:
         A text for the user: the failed items by row and id with the reasons (the first 20; all stand in
-        `logs/failed.csv`), and how many were not reached; if no item failed, the log of the rule that did.
+        `FAILED`), and how many were not reached; if no item failed, the log of the rule that did.
     """
     missing = items.loc[[not os.path.exists(latent_path(config, item_id)) for item_id in items["id"]], ["id", "image"]]
     reasons = {row: _reason(f"logs/extract/{item_id}.log") for row, item_id in missing["id"].items()}
@@ -227,9 +243,10 @@ def unfinished(config: Mapping[str, Any], items: pd.DataFrame) -> str:
     elif missing.empty:
         told.append(_log_text("logs/stack.log"))
     if not failed.empty:
-        failed.to_csv("logs/failed.csv", index_label="row")
+        with contextlib.suppress(OSError):
+            failed.to_csv(FAILED, index_label="row")
         lines = [f"row {row}, {item.id}: {item.reason}" for row, item in failed.iterrows()]
-        heading = f"{len(failed)} of {len(items)} items could not be done (all in logs/failed.csv):"
+        heading = f"{len(failed)} of {len(items)} items could not be done (all in {FAILED}):"
         told.append(_bullets(heading, lines))
     if rest := len(missing) - len(failed):
         told.append(f"{rest} of {len(items)} items were not reached: run again for them.")

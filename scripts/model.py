@@ -167,7 +167,9 @@ def main() -> int:
     config = arguments.config
     try:
         model = resolve(config["model_id"], config["revision"], config["cache_dir"])
-        arguments.output.write_text(json.dumps(model, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        partial = arguments.output.with_name(f".{arguments.output.name}.tmp")
+        partial.write_text(json.dumps(model, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        partial.replace(arguments.output)
     except (ModelError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -45,6 +45,7 @@ class Engines:
         folder = model.locate(json.loads(Path(MODEL_FILE).read_text(encoding="utf-8")), settings["cache_dir"])
 
         import diffusion  # slow, so after what may fail at once
+        import items
         import torch
 
         diffusion.same_bits()
@@ -65,6 +66,7 @@ class Engines:
             self.free.put(slot)
         self.threads = len(slots) + (0 if on_cpu else 4)
         self.diffusion = diffusion
+        self.recipe_digest = items.recipe_digest
         self.same_bits = diffusion.same_bits  # torch counts its threads for each of ours
 
     def do(self, request: dict[str, Any], wanted: Callable[[], bool]) -> str:
@@ -101,7 +103,7 @@ class Engines:
         # The latent comes last: with it the item is done.
         if decoded is not None:
             _replace(request["picture"], self.diffusion.picture_bytes(decoded))
-        _replace(request["latent"], self.diffusion.latent_bytes(latent))
+        _replace(request["latent"], self.diffusion.latent_bytes(latent, self.recipe_digest(recipe)))
         shape = " x ".join(str(side) for side in latent.shape)
         notes += [f"latent {shape}", f"{seconds:.3f} s of {time.monotonic() - started:.3f} s on {model.device}"]
         return "; ".join(notes)
@@ -251,8 +253,9 @@ def check_request(request: Any, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _replace(path: str, content: bytes) -> None:
-    # The temporary name depends on the item alone: what a killed process leaves is overwritten at the next attempt.
-    temporary = Path(path).with_name(f".{Path(path).name}.tmp")
+    # The temporary name depends on the item and the Slurm job alone: what a killed process leaves is overwritten at the
+    # next attempt, and two jobs that do the same item do not write into one file.
+    temporary = Path(path).with_name(f".{Path(path).name}.{os.environ.get('SLURM_JOB_ID', '0')}.tmp")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)

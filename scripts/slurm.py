@@ -6,7 +6,7 @@ Standard library only, since `status` runs again and again on a login node.
 from __future__ import annotations
 
 import argparse
-import getpass
+import contextlib
 import json
 import os
 import shlex
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 LOGS = Path("logs/slurm")
+SUBMITTED = Path(".snakemake/slurm_jobs.txt")
 CACHE = Path(".snakemake/slurm_states.json")
 CACHE_SECONDS = 5.0
 
@@ -51,32 +52,45 @@ def sbatch(properties: dict[str, Any], startup_minutes: int, log: str) -> list[s
     name = properties.get("rule") or properties["groupid"]
     # One GPU and one model per job, shared by the items in flight: each counts one `gpu`.
     in_flight = resources.get("gpu", 0)
+
+    def same_for_all(resource: str) -> Any:
+        value = resources.get(resource)
+        return value // max(1, in_flight) if isinstance(value, int) else value  # numbers were summed, even names
+
     command = ["sbatch", "--parsable", "--no-requeue", "--nodes=1", "--ntasks=1"]
     command += [f"--job-name={name}", f"--output={log}", f"--cpus-per-task={properties['threads']}"]
     if in_flight and resources.get("device") != "cpu":
-        model = resources.get("gpu_model")
+        model = same_for_all("gpu_model")
         command.append(f"--gres=gpu:{model}:1" if model else "--gres=gpu:1")
     if "mem_mb" in resources:
-        command.append(f"--mem={resources['mem_mb'] // max(1, in_flight)}M")
+        command.append(f"--mem={same_for_all('mem_mb')}M")
     if "runtime" in resources:
         command.append(f"--time={resources['runtime'] + (startup_minutes if in_flight else 0)}")
-    if partition := resources.get("slurm_partition"):
+    if partition := same_for_all("slurm_partition"):
         command.append(f"--partition={partition}")
-    if account := resources.get("slurm_account"):
+    if account := same_for_all("slurm_account"):
         command.append(f"--account={account}")
     return command + shlex.split(resources.get("slurm_extra", ""))
 
 
 def submit(jobscript: Path, startup_minutes: int) -> int:
-    """Submit a job's script and print the number that Slurm gives it."""
+    """Submit a job's script and print the number that Slurm gives it.
+
+    Raises:
+        ValueError: the script is not as Snakemake 9 writes it, or slurm_extra has an unbalanced quote.
+        OSError: there is no sbatch here.
+    """
     text = jobscript.read_text(encoding="utf-8")
     marker = "# properties = "
-    properties = json.loads(next(line for line in text.splitlines() if line.startswith(marker)).removeprefix(marker))
+    before, mode, after = text.rpartition(" --mode ")
+    written = next((line for line in text.splitlines() if line.startswith(marker)), "")
+    if not written or not mode:
+        raise ValueError(f"{jobscript} is not as Snakemake 9 writes it: use the version in envs/requirements.txt")
+    properties = json.loads(written.removeprefix(marker))
     # The Snakemake in the job gets neither --keep-going nor --resources from the one outside. Its options end with
     # --mode.
     in_flight = properties["resources"].get("gpu")
     options = " --keep-going" + (f" --resources gpu={in_flight}" if in_flight else "")
-    before, mode, after = text.rpartition(" --mode ")
     jobscript.write_text(before + options + mode + after, encoding="utf-8")
     LOGS.mkdir(parents=True, exist_ok=True)
     command = [*sbatch(properties, startup_minutes, f"{LOGS}/%j.log"), str(jobscript)]
@@ -84,8 +98,25 @@ def submit(jobscript: Path, startup_minutes: int) -> int:
     if answer.returncode:
         print(f"Slurm did not take the job: {shlex.join(command[:-1])}", file=sys.stderr)
         return answer.returncode
-    print(answer.stdout.strip().partition(";")[0])  # on a federation, the cluster's name follows
+    number = answer.stdout.strip().partition(";")[0]  # on a federation, the cluster's name follows
+    with SUBMITTED.open("a") as file:
+        file.write(f"{number}\n")
+    print(number)
     return 0
+
+
+def forget_submitted() -> None:
+    """Begin a new run, which has submitted nothing."""
+    SUBMITTED.unlink(missing_ok=True)
+
+
+def cancel_submitted() -> None:
+    """Cancel what this run submitted and what has not ended.
+
+    Snakemake cancels by itself, but not the jobs that it is asking about at that moment.
+    """
+    with contextlib.suppress(OSError):
+        subprocess.run(["scancel", *SUBMITTED.read_text().split()], stderr=subprocess.DEVNULL)
 
 
 def ask_slurm(*command: str) -> dict[str, str] | None:
@@ -111,7 +142,7 @@ def known_states(job: str) -> dict[str, str]:
             return kept["states"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    user = f"--user={getpass.getuser()}"
+    user = f"--user={os.getuid()}"
     # The queue keeps a job for some minutes after its end; then it is for the accounting to tell, where there is one.
     queue = ask_slurm("squeue", "--noheader", "--states=all", user, "--format=%A|%T")
     states = dict(queue or {})
@@ -154,7 +185,11 @@ def main() -> int:
     asking.add_argument("job")
     arguments = parser.parse_args()
     if arguments.command == "submit":
-        return submit(arguments.jobscript, arguments.startup_minutes)
+        try:
+            return submit(arguments.jobscript, arguments.startup_minutes)
+        except (OSError, ValueError) as error:
+            print(f"The job cannot be handed to Slurm: {error}", file=sys.stderr)
+            return 1
     print(status(arguments.job))
     return 0
 

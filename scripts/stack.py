@@ -56,19 +56,29 @@ class Reader:
         self.values = slice(begin, begin + 4 * latent.numel())
         self.length = len(content)
 
-    def read(self, path: str | Path) -> tuple[bytes, str] | None:
+    def read(self, path: str | Path, recipe_digest: str = "") -> tuple[bytes, str] | None:
         """One latent.
+
+        Args:
+            path: of its file.
+            recipe_digest: of the recipe that must have made it, where the file says so; empty where any will do.
 
         Returns:
             Its bytes, little-endian float32 in C order, and their SHA-256, hexadecimal; None if its shape differs.
 
         Raises:
-            InputError: the file is no latent of this workflow, or a damaged one.
+            InputError: the file is no latent of this workflow, a damaged one, or one that another recipe made.
         """
         try:
             content = Path(path).read_bytes()
         except OSError:
             content = b""
+        # The end of a zip file: a record of 22 bytes, then the comment.
+        said = content[-64:].decode(errors="replace") if content[-86:-82] == b"PK\5\6" else ""
+        if said and recipe_digest and said != recipe_digest:
+            raise items.InputError(
+                f"{path} was made with other settings than the sheet and the config now have: delete it and run again"
+            )
         if len(content) == self.length and content.startswith(self.before):
             values = content[self.values]
             if not content.startswith(b"PK\7\10" + zlib.crc32(values).to_bytes(4, "little"), self.values.stop):
@@ -82,7 +92,9 @@ class Reader:
         return ordered, hashlib.sha256(ordered).hexdigest()
 
 
-def stack(paths: Iterable[str], ids: list[str], target: Path, metadata: dict[str, str]) -> list[str]:
+def stack(
+    paths: Iterable[str], ids: list[str], target: Path, metadata: dict[str, str], recipes: Iterable[str] | None = None
+) -> list[str]:
     """Write all latents into one file, reading one at a time.
 
     Args:
@@ -90,19 +102,20 @@ def stack(paths: Iterable[str], ids: list[str], target: Path, metadata: dict[str
         ids: of their items, in the same order.
         target: the suffix `.pt`, `.npy` or `.safetensors` chooses the format of the tensor (N, C, H, W), float32.
         metadata: texts that a safetensors file holds beside the tensor.
+        recipes: the digests of the recipes that must have made the latents, in the same order.
 
     Returns:
         The SHA-256 of each latent's bytes (little-endian float32 in C order), hexadecimal.
 
     Raises:
-        InputError: the latents are not all of one shape.
+        InputError: the latents are not all of one shape, or not what `Reader.read` takes.
     """
     paths = list(paths)
     digests = []
     reader = Reader(paths[0])
     with _writer(target, (len(paths), *reader.shape[1:]), metadata) as file:
-        for path in paths:
-            latent = reader.read(path)
+        for path, recipe_digest in zip(paths, recipes or [""] * len(paths), strict=True):
+            latent = reader.read(path, recipe_digest)
             if latent is None:
                 raise items.InputError(_shapes_message(paths, ids))
             file.write(latent[0])
@@ -199,22 +212,31 @@ def main() -> int:
     tensor, index, provenance_file = arguments.output
     temporary = tensor.with_name(f".{tensor.name}.tmp{tensor.suffix}")
     try:
-        table = items.index_table(config, items.read_items(config, check_images=False))
+        sheet = items.read_items(config, check_images=False)
+        table = items.index_table(config, sheet)
         if items.table_digest(table) != arguments.table:
             raise items.InputError(f"The sheet {config['items']} was changed during the run: run again")
         origin = provenance(config, json.loads(arguments.model.read_text(encoding="utf-8")), len(table))
         paths = [items.latent_path(config, item_id) for item_id in table["id"]]
+        known = sheet[["prompt", *items.SETTINGS]].itertuples(index=False)
+        recipes = [items.recipe_digest(items.recipe(config, item)) for item in known]
         # The index is absent while the tensor is replaced, so that the two never disagree.
         index.unlink(missing_ok=True)
         metadata = {"provenance": items.canonical(origin)}
-        digests = stack(paths, list(table["id"]), temporary, metadata)
+        digests = stack(paths, list(table["id"]), temporary, metadata, recipes)
         table.insert(table.columns.get_loc("seed") + 1, "sha256", digests)
         temporary.replace(tensor)
         provenance_file.write_text(json.dumps(origin, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         partial = index.with_name(f".{index.name}.tmp")
         table.to_csv(partial, index=False, lineterminator="\n")
         partial.replace(index)
-    except (items.InputError, OSError, RuntimeError, json.JSONDecodeError) as error:  # torch.save has its own kind
+    except (
+        items.InputError,
+        OSError,
+        RuntimeError,
+        json.JSONDecodeError,
+        zipfile.BadZipFile,
+    ) as error:  # torch.save has its own kind
         print(error, file=sys.stderr)
         return 1
     finally:

@@ -176,4 +176,4 @@ def demo(tmp_path_factory) -> Study:
 
 def pytest_collection_modifyitems(items):
     """Tests that run Snakemake come last, so that a quick mistake shows quickly."""
-    items.sort(key=lambda item: bool({"study", "demo", "workflow_copy"} & set(item.fixturenames)))
+    items.sort(key=lambda item: bool({"study", "demo", "workflow_copy", "clustered"} & set(item.fixturenames)))

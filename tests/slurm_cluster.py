@@ -156,15 +156,15 @@ def main() -> int:
     if lacking := missing():
         print(f"not installed: {', '.join(lacking)}", file=sys.stderr)
         return 1
+    if len(sys.argv) != 2 or Path(sys.argv[1]).exists():
+        print(__doc__, "\nThe directory must not be there yet.", file=sys.stderr)
+        return 1
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     cluster = Cluster(Path(sys.argv[1]).resolve())
     cluster.start()
     print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}", flush=True)
-    try:
-        signal.pause()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        cluster.stop()
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    cluster.stop()
     return 0
 
 

@@ -219,7 +219,12 @@ def test_an_interrupted_run_leaves_only_what_was_not_finished(study, ending):
     table = rows(study)
     for number in range(8):
         table.loc[f"n{number}"] = table.loc["b0"]
-        table.loc[f"n{number}", ["id", "strength", "num_inference_steps", "seed"]] = [f"n{number}", "1", "400", number]
+        table.loc[f"n{number}", ["id", "strength", "num_inference_steps", "seed"]] = [
+            f"n{number}",
+            "1",
+            "400",
+            str(number),
+        ]
     table.astype(str).to_csv(study.folder / "config/items.csv", index=False)
     run = study.start(cores=1)
     wait_for(lambda: len(study.digests()) > len(before) + 1, what="two of the new items")

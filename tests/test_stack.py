@@ -85,3 +85,16 @@ def test_a_latent_with_one_flipped_bit_is_refused(tmp_path, latents):
     path.write_bytes(content)
     with pytest.raises(items.InputError, match=r"hidden_3\.pt is damaged"):
         stack.stack(latents[1], list("abcdefg"), tmp_path / "latents.pt", {})
+
+
+def test_a_latent_that_other_settings_made_is_refused(tmp_path, latents):
+    tensors, paths = latents
+    for number, path in enumerate(paths[:5]):
+        Path(path).write_bytes(diffusion.latent_bytes(tensors[number], str(number) * 64))
+    target = tmp_path / "latents.pt"
+    recipes = [str(number) * 64 for number in range(7)]  # the last two files, made by others, do not say
+    stack.stack(paths, list("abcdefg"), target, {}, recipes)
+    assert torch.equal(torch.load(target, weights_only=True), torch.cat(tensors))
+    recipes[2] = "x" * 64
+    with pytest.raises(items.InputError, match=r"hidden_2\.pt was made with other settings"):
+        stack.stack(paths, list("abcdefg"), target, {}, recipes)

@@ -44,7 +44,7 @@ def study(folder: Path, count: int) -> Study:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, default=50, help="in one group")
+    parser.add_argument("--items", type=int, default=50, help="in the group")
     count = parser.parse_args().items
     print(f"One group of {count} items of 64 x 64, strength 0, the demo's model; {os.cpu_count()} cores.\n")
     group = ["--group-components", f"extract={count}", "--seconds-between-status-checks", "1"]
