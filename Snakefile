@@ -25,9 +25,10 @@ LATENTS = [items.latent_path(config, item_id) for item_id in ITEMS]
 MODEL = "results/model.json"  # by its name, since with rules.model.output planning grows with the square of the items
 PICTURES = [items.picture_path(config, item_id) for item_id in ITEMS if config["output_image_dir"]]
 # In a cluster's job, what was planned when it was submitted: the sheet may have been edited meanwhile.
-if workflow.is_main_process or "GPI_TABLE" not in os.environ:
-    os.environ["GPI_TABLE"] = items.table_digest(items.index_table(config, SHEET))
-TABLE = os.environ["GPI_TABLE"]
+TABLE = items.table_digest(items.index_table(config, SHEET))
+if not workflow.is_main_process:
+    TABLE = os.environ.get("GPI_TABLE", TABLE)
+os.environ |= {"GPI_TABLE": TABLE}
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 PYTHON = "python" if CONDA else sys.executable
 CONFIG = items.canonical(config)
