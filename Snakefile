@@ -23,7 +23,7 @@ except items.InputError as error:
 ITEMS = {item.id: item for item in SHEET[["id", "image", "prompt", *items.SETTINGS]].itertuples(index=False)}
 LATENTS = [items.latent_path(config, item_id) for item_id in ITEMS]
 MODEL = "results/model.json"  # by its name, since with rules.model.output planning grows with the square of the items
-PICTURES = [items.picture_path(config, item_id) for item_id in ITEMS if config["output_image_dir"]]
+CHECKSUMS = items.checksum_paths(len(LATENTS))
 # In a cluster's job, what was planned when it was submitted: the sheet may have been edited meanwhile.
 TABLE = items.table_digest(items.index_table(config, SHEET))
 if not workflow.is_main_process:
@@ -64,11 +64,13 @@ def extract_command(wildcards, input, output):
 
 wildcard_constraints:
     id=r"[A-Za-z0-9_-][A-Za-z0-9._-]*",
+    block=r"\d+",
 
 
 localrules:
     all,
     model,
+    checksums,
     orphans,
 
 
@@ -77,8 +79,9 @@ rule all:
         config["stacked"],
         "results/index.csv",
         "results/provenance.json",
-        # Without them a lost latent would go unnoticed as long as there is a tensor; but a batch is to plan its own alone.
-        lambda wildcards: [] if workflow.dag_settings.batch else LATENTS + PICTURES,
+        # Without these, a lost result would go unnoticed as long as there is a tensor.
+        lambda wildcards: items.lost_results(config, ITEMS),
+        lambda wildcards: [] if workflow.dag_settings.batch else CHECKSUMS,
 
 
 rule model:
@@ -102,7 +105,7 @@ rule extract:
         image=lambda wildcards: os.path.normpath(item(wildcards).image),
         model=MODEL,
     output:
-        **({"picture": items.picture_path(config, "{id}")} if PICTURES else {}),
+        **({"picture": items.picture_path(config, "{id}")} if config["output_image_dir"] else {}),
         latent=items.latent_path(config, "{id}"),
     log:
         "logs/extract/{id}.log",
@@ -123,9 +126,22 @@ rule extract:
         "{params.command} > {log:q} 2>&1"
 
 
+# The stack sees the latents through these, a hundred at a time: what Snakemake does before and after a job grows with
+# the square of its inputs.
+rule checksums:
+    input:
+        lambda wildcards: items.block(LATENTS, int(wildcards.block)),
+    output:
+        items.checksum_path("{block}"),
+    log:
+        "logs/checksums/{block}.log",
+    shell:
+        "sha256sum {input:q} > {output:q} 2> {log:q}"
+
+
 rule stack:
     input:
-        latents=LATENTS,
+        checksums=CHECKSUMS,
         model=MODEL,
     output:
         config["stacked"],

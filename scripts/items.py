@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import glob
 import hashlib
 import io
 import json
@@ -36,6 +37,7 @@ MODEL_PARTS = ["vae", "unet", "text_encoder", "tokenizer", "scheduler"]
 INDEX_COLUMNS = ["row", "sha256"]
 
 MOST_FAULTS = 20
+BLOCK = 100  # latents whose checksums stand in one file
 FAILED = "logs/failed.csv"
 
 
@@ -208,6 +210,38 @@ def picture_path(config: Mapping[str, Any], item_id: str) -> str | None:
     return os.path.normpath(f"{config['output_image_dir']}/{config['save_name']}_{item_id}.png")
 
 
+def block(latents: list[str], number: int) -> list[str]:
+    """The latents whose checksums stand in one file, in sheet order."""
+    return latents[number * BLOCK : (number + 1) * BLOCK]
+
+
+def checksum_path(number: int | str) -> str:
+    """Where the SHA-256 of one block's latents lie, in the form of the program sha256sum."""
+    return f"results/checksums/{number}.sha256"
+
+
+def checksum_paths(count: int) -> list[str]:
+    """The same of all blocks of a sheet with `count` items."""
+    return [checksum_path(number) for number in range(math.ceil(count / BLOCK))]
+
+
+def lost_results(config: Mapping[str, Any], ids: Iterable[str]) -> list[str]:
+    """Files that are missing although what was made after them is there, which Snakemake does not ask for by itself.
+
+    Returns:
+        Latents that a checksum was made of, and pictures whose latent is there.
+    """
+    latents = [latent_path(config, item_id) for item_id in ids]
+    missing = _missing_files(latents)
+    blocks = checksum_paths(len(latents))
+    pending = _missing_files(blocks)
+    lost = [path for n, path in enumerate(latents) if path in missing and blocks[n // BLOCK] not in pending]
+    if config["output_image_dir"]:
+        pictures = {picture_path(config, item_id): path for item_id, path in zip(ids, latents, strict=True)}
+        lost += sorted(path for path in _missing_files(pictures) if pictures[path] not in missing)
+    return lost
+
+
 def tell_orphans(config: Mapping[str, Any], items: pd.DataFrame, log: str) -> None:
     """Print and log the files in the result folders that belong to no item of the sheet, one per line."""
     found = []
@@ -216,6 +250,8 @@ def tell_orphans(config: Mapping[str, Any], items: pd.DataFrame, log: str) -> No
             mine = {path(config, item_id) for item_id in items["id"]}
             folder, name = os.path.split(pattern)
             found += sorted(str(file) for file in Path(folder).glob(name) if str(file) not in mine)
+    checksums = Path().glob(checksum_path("*"))
+    found += sorted({str(file) for file in checksums} - set(checksum_paths(len(items))))
     text = "\n".join(found) or "Every latent and picture belongs to an item."
     Path(log).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     print(text.encode(errors="backslashreplace").decode())
@@ -241,7 +277,7 @@ def unfinished(config: Mapping[str, Any], items: pd.DataFrame) -> str:
     if not os.path.exists("results/model.json"):
         told.append(_log_text("logs/model.log"))
     elif missing.empty:
-        told.append(_log_text("logs/stack.log"))
+        told += map(_log_text, ["logs/stack.log", *sorted(glob.glob("logs/checksums/*.log"))])
     if not failed.empty:
         with contextlib.suppress(OSError):
             failed.to_csv(FAILED, index_label="row")

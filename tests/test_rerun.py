@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -255,12 +256,27 @@ def test_a_removed_rows_files_are_told_and_kept_but_not_stacked(study):
 
 @pytest.mark.long
 def test_batches_make_what_one_run_makes(study):
+    """Batches take whole blocks of 100 items."""
+    first = rows(study).loc[["a0"]]
+    copies = [first.assign(id=f"n{number}", seed=str(number)) for number in range(245)]
+    pd.concat([rows(study), *copies]).to_csv(study.folder / "config/items.csv", index=False)
+    study.run()
     expected = study.digests(), (study.folder / "results/latents.pt").read_bytes()
     for folder in (".snakemake", "results"):
         shutil.rmtree(study.folder / folder)
-    counts = [study.run("--batch", f"stack={number}/3").jobs for number in (1, 2, 3)]
-    assert sum(count.get("extract", 0) for count in counts) == 5
-    assert all(count.get("extract", 0) <= 2 for count in counts)
-    assert [count.get("stack", 0) for count in counts] == [0, 0, 1]
+    counts = [study.run("--batch", f"stack={number}/2").jobs for number in (1, 2)]
+    assert [count["extract"] for count in counts] == [200, 50]
+    assert [count.get("stack", 0) for count in counts] == [0, 1]
     assert (study.digests(), (study.folder / "results/latents.pt").read_bytes()) == expected
     assert study.run().jobs == {}
+
+
+@pytest.mark.long
+def test_the_checksums_are_those_of_the_files_and_lost_ones_are_made_again(study):
+    file = study.folder / "results/checksums/0.sha256"
+    told = subprocess.run(["sha256sum", "--check", file], cwd=study.folder, capture_output=True, text=True)
+    assert told.stdout.count(": OK") == len(ALL)
+    # Both gone, so that nothing but the tensor tells of the item.
+    delete("results/checksums/0.sha256", "results/hidden/hidden_a0.pt")(study)
+    check(study, ["a0"], stack=True)
+    assert file.exists()
