@@ -135,6 +135,8 @@ rule checksums:
         items.checksum_path("{block}"),
     log:
         "logs/checksums/{block}.log",
+    conda:
+        "envs/environment.yaml"
     shell:
         "sha256sum {input:q} > {output:q} 2> {log:q}"
 
