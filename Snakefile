@@ -86,7 +86,7 @@ rule all:
 
 rule model:
     input:
-        items.model_files(config["model_id"]),
+        items.model_files(config),
     output:
         MODEL,
     log:

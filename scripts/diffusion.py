@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import inspect
 import io
 import json
+import math
 import os
+import secrets
 import threading
 import warnings
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for, before CUDA starts
@@ -20,11 +26,12 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice on packag
 import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageCms, ImageOps
 
 diffusers.utils.logging.disable_progress_bar()
+
+REFERENCE_SIZE = 512  # pixels, gpi_pack's max_size
 
 
 class ItemError(Exception):
@@ -44,8 +51,8 @@ def same_bits() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # our operations read nothing unwritten
 
 
-def open_picture(path: str | Path) -> tuple[Image.Image, list[str]]:
-    """Open a picture as it looks.
+def open_picture(image: str | Path | Image.Image) -> tuple[Image.Image, list[str]]:
+    """Open a picture, or take an open one, as it looks.
 
     The EXIF orientation and an embedded colour profile are applied, transparency is laid on white, 16 bits become 8
     by scaling. Of an animation or a multi-page file the first frame is taken.
@@ -60,8 +67,8 @@ def open_picture(path: str | Path) -> tuple[Image.Image, list[str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which we do not use
-            picture = Image.open(path)
-            notes.append(f"{picture.format} {picture.width} x {picture.height} {picture.mode}")
+            picture = image if isinstance(image, Image.Image) else Image.open(image)
+            notes.append(f"{picture.format or 'picture'} {picture.width} x {picture.height} {picture.mode}")
             if getattr(picture, "n_frames", 1) > 1:
                 notes.append(f"the first of {picture.n_frames} frames")
             picture.load()
@@ -73,7 +80,7 @@ def open_picture(path: str | Path) -> tuple[Image.Image, list[str]]:
     except ItemError:
         raise
     except Exception as error:  # Pillow's plugins raise many kinds for damaged files
-        raise ItemError(f"the picture {str(path)!r} cannot be read: {error or type(error).__name__}") from error
+        raise ItemError(f"the picture {str(image)!r} cannot be read: {error or type(error).__name__}") from error
     return picture, notes
 
 
@@ -153,42 +160,92 @@ def fit_picture(
 
 
 class Model:
-    """A Stable Diffusion model whose parts are loaded when an item first needs them.
+    """A diffusion model whose parts are loaded when an item first needs them.
 
-    Safe to use from several threads; each has its own scheduler and tokenizer, which keep state.
+    Safe to use from several threads; each has its own scheduler and tokenizers, which keep state.
 
     Args:
         folder: in diffusers' layout.
         device: as torch names it.
         dtype: `float32`, `float16` or `bfloat16`; a VAE that asks for it stays in float32 instead of float16.
+        vae_folder: of another autoencoder than the model's own.
+        variant: of the weights' files, such as `fp16`.
+        allow_pickle: whether weights are read from `.bin` files too, where there are no safetensors.
+
+    Raises:
+        ItemError: an autoencoder that cannot be loaded whole.
     """
 
-    def __init__(self, folder: str | Path, device: str = "cpu", dtype: str = "float32"):
+    def __init__(
+        self,
+        folder: str | Path,
+        device: str = "cpu",
+        dtype: str = "float32",
+        vae_folder: str | Path | None = None,
+        variant: str | None = None,
+        allow_pickle: bool = False,
+    ):
         self.folder = Path(folder)
         self.device = torch.device(device)
         self.dtype = getattr(torch, dtype)
+        self._options = {
+            "dtype": self.dtype,
+            "variant": variant,
+            "use_safetensors": None if allow_pickle else True,
+            "local_files_only": True,
+        }
         self._loading = threading.Lock()
-        self._parts: dict[str, Any] = {}
         self._own = threading.local()
-        self.vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=self.dtype, use_safetensors=True)
-        if self.dtype == torch.float16 and self.vae.config.force_upcast:
-            self.vae = self.vae.to(torch.float32)
-        self.vae = self.vae.to(self.device).eval()
-        self.multiple = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.processor = VaeImageProcessor(self.multiple)
+        self.vae = self._load_vae(Path(vae_folder or self.folder / "vae"), vae_folder is not None)
+        self.processor = VaeImageProcessor(self.factor)
+
+    def _load_vae(self, folder: Path, is_other: bool) -> Any:
+        kind = getattr(diffusers, _json(folder / "config.json")["_class_name"])
+        has_variant = not is_other and any(folder.glob(f"*.{self._options['variant']}.*"))
+        options = self._options | ({} if has_variant else {"variant": None})
+        vae, found = kind.from_pretrained(folder, **options, output_loading_info=True)
+        if found["missing_keys"]:  # diffusers would go on with random ones
+            raise ItemError(f"the autoencoder in {folder} is incomplete: it has no {found['missing_keys'][0]}")
+        if self.dtype == torch.float16 and vae.config.get("force_upcast"):
+            vae = vae.to(torch.float32)
+        return vae.to(self.device).eval()
+
+    @cached_property
+    def factor(self) -> int:
+        """How many pixels, along each side, become one place of the latent."""
+        widths = self.vae.config.get("block_out_channels") or self.vae.config["encoder_block_out_channels"]
+        return 2 ** (len(widths) - 1)
+
+    @cached_property
+    def _denoiser(self) -> dict[str, Any]:
+        """The config of the UNet or of the transformer."""
+        paths = (self.folder / part / "config.json" for part in ("unet", "transformer"))
+        return next(_json(path) for path in paths if path.exists())
+
+    @cached_property
+    def multiple(self) -> int:
+        """What the sides of a picture are multiples of: transformers see several places of the latent as one patch."""
+        channels = self._denoiser["in_channels"] // self.vae.config["latent_channels"]  # 4 where FLUX packs 2 x 2
+        return self.factor * self._denoiser.get("patch_size", 1) * max(1, math.isqrt(channels))
 
     @cached_property
     def native_size(self) -> tuple[int, int]:
         """(height, width) in pixels of the pictures that the model was made for."""
-        side = json.loads((self.folder / "unet/config.json").read_text(encoding="utf-8"))["sample_size"]
+        side = self._denoiser.get("sample_size") or 128  # FLUX does not say; its pipeline takes 128
         height, width = (side, side) if isinstance(side, int) else side
-        return height * self.multiple, width * self.multiple
+        return height * self.factor, width * self.factor
 
-    def prepare(self, path: str | Path, recipe: dict[str, Any]) -> tuple[Image.Image, list[str]]:
-        """Open an item's picture and bring it to the size that its recipe asks for; needs no device."""
+    def prepare(self, image: str | Path | Image.Image, recipe: dict[str, Any]) -> tuple[Image.Image, list[str]]:
+        """Open an item's picture and bring it to the size that its recipe asks for; needs no device.
+
+        Raises:
+            ItemError: the picture cannot be read, or the size does not suit the model.
+        """
         size = recipe["image_size"] or self.native_size
         size = (size, size) if isinstance(size, int) else tuple(size)
-        picture, opened = open_picture(path)
+        if recipe["resize"] != "contain" and any(side % self.multiple for side in size):
+            raise ItemError(f"image_size {size[0]} x {size[1]}: this model takes multiples of {self.multiple}")
+        picture, opened = open_picture(image)
         picture, fitted = fit_picture(picture, size, recipe["resize"], self.multiple)
         return picture, opened + fitted
 
@@ -196,10 +253,16 @@ class Model:
     def latent(
         self, picture: Image.Image, recipe: dict[str, Any], on_step: Callable[[], None] = lambda: None
     ) -> torch.Tensor:
-        """The final latent of one item, the tensor that the decoder would turn into the picture.
+        """The final latent of one item, the tensor that the decoder would turn into the picture, in diffusion's scale.
 
-        At strength 0 it is `scaling_factor * z` with z drawn from, or the mode of, the VAE's posterior; above, what
-        diffusers' `StableDiffusionImg2ImgPipeline` gives as `output_type="latent"` with the same generator.
+        At strength 0, with z drawn from, or the mode of, the VAE's posterior (or what a VAE without one gives), it is
+
+        - `scaling_factor * z` for Stable Diffusion 1.x, 2.x and XL;
+        - `scaling_factor * (z - shift_factor)` for a VAE with a shift: Stable Diffusion 3, FLUX.1;
+        - `scaling_factor * (z - latents_mean) / latents_std` for a VAE that holds these, some of XL's.
+
+        Above, it is what the family's image-to-image pipeline in diffusers gives as `output_type="latent"` with the
+        same generator, for FLUX.1 unpacked.
 
         Args:
             picture: mode RGB, its sides multiples of `multiple`.
@@ -207,30 +270,24 @@ class Model:
             on_step: called after each denoising step; what it raises ends the item.
 
         Returns:
-            float32 (1, C, H / multiple, W / multiple) on the CPU, in the memory layout that the model gave it: the
+            float32 (1, C, H / factor, W / factor) on the CPU, in the memory layout that the model gave it: the
             same values in another one are decoded by other kernels, which differ in the last digits.
 
         Raises:
-            ItemError: it has NaN or infinite values.
+            ItemError: it has NaN or infinite values, or the recipe does not suit the model.
         """
         # Drawn on the CPU and moved, so that every device starts from the same noise.
         generator = torch.Generator("cpu").manual_seed(recipe["seed"]) if "seed" in recipe else None
         pixels = self.processor.preprocess(picture).to(self.device, self.vae.dtype)
-        posterior = self.vae.encode(pixels).latent_dist
-        encoded = posterior.sample(generator) if recipe["posterior"] == "sample" else posterior.mode()
-        latent = self.vae.config.scaling_factor * encoded
+        encoded = self.vae.encode(pixels)
+        if "latent_dist" in encoded:
+            posterior = encoded.latent_dist
+            encoded = posterior.sample(generator) if recipe["posterior"] == "sample" else posterior.mode()
+        else:
+            encoded = encoded[0]
+        latent = self._scaled(encoded)
         if recipe["strength"] > 0:
-            latent = self._pipeline(recipe["scheduler"])(
-                prompt=recipe["prompt"],
-                negative_prompt=recipe.get("negative_prompt"),
-                image=latent,  # with the model's channels, the pipeline takes it as encoded
-                strength=recipe["strength"],
-                num_inference_steps=recipe["num_inference_steps"],
-                guidance_scale=recipe["guidance_scale"],
-                generator=generator,
-                output_type="latent",
-                callback_on_step_end=lambda *_: on_step() or {},
-            ).images
+            latent = self._denoised(latent, (picture.height, picture.width), recipe, generator, on_step)
         latent = latent.to("cpu", torch.float32)
         if not torch.isfinite(latent).all():
             hint = "dtype float32 or bfloat16" if self.dtype == torch.float16 else "another seed, scheduler or strength"
@@ -247,47 +304,145 @@ class Model:
         Returns:
             Mode RGB, of the size that was encoded.
         """
-        scaled = latent.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
-        return self.processor.postprocess(self.vae.decode(scaled).sample, output_type="pil")[0]
+        unscaled = self._unscaled(latent.to(self.device, self.vae.dtype))
+        return self.processor.postprocess(self.vae.decode(unscaled).sample, output_type="pil")[0]
+
+    def prompt_notes(self, recipe: dict[str, Any]) -> list[str]:
+        """What the model does not read of the prompts: the text encoders take a limited number of tokens."""
+        if recipe["strength"] == 0:
+            return []
+        pipeline = self._pipeline(recipe["scheduler"])
+        taken = inspect.signature(pipeline.__call__).parameters
+        notes = []
+        for kind in ("prompt", "negative_prompt"):
+            text = recipe.get(kind)
+            if text and kind not in taken:
+                notes.append(f"this model takes no {kind}")
+                continue
+            for name in _tokenizers(pipeline):
+                tokenizer = getattr(pipeline, name)
+                most = tokenizer.model_max_length
+                if "T5" in type(tokenizer).__name__ and "max_sequence_length" in taken:
+                    most = min(most, taken["max_sequence_length"].default)
+                count = len(tokenizer(text or "", verbose=False).input_ids)
+                if count > most:
+                    notes.append(f"{kind} cut: {name} reads {most} of its {count} tokens")
+        return notes
+
+    def _scaled(self, encoded: torch.Tensor) -> torch.Tensor:
+        """An encoding in diffusion's scale, by the operations, in their order, of the families' pipelines."""
+        config = self.vae.config
+        if (spread := self._mean_and_std(encoded)) is not None:
+            return (encoded - spread[0]) * config.scaling_factor / spread[1]
+        if shift := config.get("shift_factor"):
+            return (encoded - shift) * config.scaling_factor
+        return config.scaling_factor * encoded
+
+    def _unscaled(self, latent: torch.Tensor) -> torch.Tensor:
+        config = self.vae.config
+        if (spread := self._mean_and_std(latent)) is not None:
+            return latent * spread[1] / config.scaling_factor + spread[0]
+        if shift := config.get("shift_factor"):
+            return latent / config.scaling_factor + shift
+        return latent / config.scaling_factor
+
+    def _mean_and_std(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        names = ("latents_mean", "latents_std")
+        values = [self.vae.config.get(name) for name in names]
+        if None in values:
+            return None
+        mean, std = (torch.tensor(value, device=like.device, dtype=like.dtype).view(1, -1, 1, 1) for value in values)
+        return mean, std
+
+    def _denoised(
+        self,
+        latent: torch.Tensor,
+        size: tuple[int, int],
+        recipe: dict[str, Any],
+        generator: torch.Generator,
+        on_step: Callable[[], None],
+    ) -> torch.Tensor:
+        pipeline = self._pipeline(recipe["scheduler"])
+        options = {
+            "prompt": recipe["prompt"],
+            "negative_prompt": recipe.get("negative_prompt"),
+            "image": latent,  # with the model's channels, the pipeline takes it as encoded
+            "height": size[0],
+            "width": size[1],
+            "strength": recipe["strength"],
+            "num_inference_steps": recipe["num_inference_steps"],
+            "guidance_scale": recipe["guidance_scale"],
+            "generator": generator,
+            "output_type": "latent",
+            "callback_on_step_end": lambda *_: on_step() or {},
+        }
+        taken = inspect.signature(pipeline.__call__).parameters
+        latent = pipeline(**{key: value for key, value in options.items() if key in taken}).images
+        if latent.ndim == 3:  # FLUX's patches in a row
+            latent = pipeline._unpack_latents(latent, *size, self.factor)
+        return latent
 
     def _pipeline(self, scheduler: str) -> diffusers.DiffusionPipeline:
-        """This thread's pipeline; the weights are shared, the scheduler and the tokenizer are its own."""
-        from diffusers import StableDiffusionImg2ImgPipeline  # with transformers, slow to import
-
+        """This thread's pipeline; the weights are shared, the scheduler and the tokenizers are its own."""
         pipelines = self._own.__dict__.setdefault("pipelines", {})
         if scheduler not in pipelines:
             with self._loading:
-                if not self._parts:
-                    self._parts = self._load_text_and_unet()
-                parts = self._parts | {"tokenizer": copy.deepcopy(self._parts["tokenizer"])}
-            pipeline = StableDiffusionImg2ImgPipeline(
-                vae=self.vae,
-                **parts,
-                scheduler=getattr(diffusers, scheduler).from_pretrained(self.folder, subfolder="scheduler"),
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-            )
-            pipeline.set_progress_bar_config(disable=True)
+                pipeline = copy.copy(self._loaded)
+                for name in _tokenizers(pipeline):
+                    setattr(pipeline, name, copy.deepcopy(getattr(pipeline, name)))
+            pipeline.scheduler = _scheduler(pipeline.scheduler, scheduler)
             pipelines[scheduler] = pipeline
         return pipelines[scheduler]
 
-    def _load_text_and_unet(self) -> dict[str, Any]:
-        import transformers
-        from diffusers import UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
+    @cached_property
+    def _loaded(self) -> diffusers.DiffusionPipeline:
+        import transformers  # slow to import, as the pipelines are
+        from diffusers import AutoPipelineForImage2Image
 
+        index = _json(self.folder / "model_index.json")
+        channels = self.vae.config["latent_channels"]
+        taken = self._denoiser["in_channels"] // (4 if index["_class_name"].startswith("Flux") else 1)
+        if channels != taken:
+            raise ItemError(
+                f"the autoencoder's latents have {channels} channels, but the model takes {taken}: "
+                "with this vae_id only strength 0 is possible"
+            )
         transformers.utils.logging.disable_progress_bar()
-        options = {"torch_dtype": self.dtype, "use_safetensors": True}
-        return {
-            "tokenizer": CLIPTokenizer.from_pretrained(self.folder, subfolder="tokenizer"),
-            "text_encoder": CLIPTextModel.from_pretrained(self.folder, subfolder="text_encoder", **options)
-            .to(self.device)
-            .eval(),
-            "unet": UNet2DConditionModel.from_pretrained(self.folder, subfolder="unet", **options)
-            .to(self.device)
-            .eval(),
-        }
+        unused = {part: None for part in ("safety_checker", "feature_extractor", "image_encoder") if part in index}
+        if "requires_safety_checker" in index:
+            unused["requires_safety_checker"] = False
+        pipeline = AutoPipelineForImage2Image.from_pretrained(self.folder, vae=self.vae, **unused, **self._options)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(self.device)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _tokenizers(pipeline: diffusers.DiffusionPipeline) -> list[str]:
+    return [name for name in pipeline.components if name.startswith("tokenizer") and getattr(pipeline, name)]
+
+
+def _scheduler(own: Any, name: str) -> Any:
+    """A new scheduler of the class `name` with the settings of the model's `own`.
+
+    `auto` is DDIM for models that predict noise or velocity on a beta schedule, and their own for flow matching.
+
+    Raises:
+        ItemError: it does not suit the model, or draws noise that nobody asked for.
+    """
+    is_flow = "FlowMatch" in type(own).__name__
+    if name == "auto":
+        name = type(own).__name__ if is_flow else "DDIMScheduler"
+    if ("FlowMatch" in name) != is_flow:
+        wanted = "flow matching" if is_flow else "a beta schedule"
+        raise ItemError(f"scheduler {name} does not suit this model, trained with {wanted}; take scheduler auto")
+    scheduler = getattr(diffusers, name).from_config(own.config)
+    config = scheduler.config
+    if config.get("stochastic_sampling") or str(config.get("algorithm_type", "")).startswith("sde"):
+        raise ItemError(f"the model's settings make {name} draw noise in each step; take another scheduler")
+    return scheduler
 
 
 def latent_bytes(latent: torch.Tensor, recipe_digest: str = "") -> bytes:
@@ -308,3 +463,149 @@ def picture_bytes(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all.
+
+    Raises:
+        OSError: naming the file.
+    """
+    # The temporary name depends on the item and the Slurm job alone: what a killed process leaves is overwritten at the
+    # next attempt, and two jobs that do the same item do not write into one file.
+    temporary = Path(path).with_name(f".{Path(path).name}.{os.environ.get('SLURM_JOB_ID', '0')}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def extract_images(
+    images: str | Path | Image.Image | list[str | Path | Image.Image],
+    prompts: str | list[str],
+    output_hidden_dir: str | Path,
+    output_image_dir: str | Path | None = None,
+    save_name: str = "gen",
+    prefix_hidden: str = "hidden",
+    model_id: str = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    device: str | None = None,
+    cache_dir: str | Path | None = None,
+    strength: float = 0,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+    negative_prompt: str | None = None,
+    seed: int | None = None,
+) -> list[Path]:
+    """Extract the latents of pictures without Snakemake, as `gpi_pack.diffusion.extract_images` (gpi_pack 0.2.1) does.
+
+    The latents are those of `Model.latent`; they are written anew, whatever is there. The model stays loaded for the
+    next call with the same `model_id`, `device` and `cache_dir`.
+
+    Args:
+        images: one or many, as paths or as PIL pictures; where the longer side has more than 512 pixels, it is reduced
+            to 512 (`fit_picture`'s `contain`, the reference's rule), so the latents' shapes may differ.
+        prompts: one for each picture, or one for all; without effect at strength 0.
+        output_hidden_dir: gets `{prefix_hidden}_{i}.pt`, i from 0: float32 (1, C, H / 8, W / 8).
+        output_image_dir: gets `{save_name}_{i}.png`, the decoded latents; None decodes none.
+        save_name: letters, digits, `.`, `_` and `-`; so is `prefix_hidden`.
+        prefix_hidden: see `output_hidden_dir`.
+        model_id: a Hugging Face id, a folder in diffusers' layout, a `.safetensors` checkpoint, or `demo`.
+        device: as torch names it; None is `cuda` where there is one, else `cpu`.
+        cache_dir: for downloaded models; None is Hugging Face's own cache.
+        strength: 0 (the picture as it is) to 1.
+        num_inference_steps: 1 to 999; about `strength` times this many are made.
+        guidance_scale: at 1 or below there is no second pass.
+        negative_prompt: what the pictures should not show.
+        seed: of every picture's own generator; None draws one for each.
+
+    Returns:
+        The latents' paths, in the order of the pictures.
+
+    Raises:
+        ValueError: numbers of pictures and prompts that differ, or a setting out of its range.
+        FileNotFoundError: a picture that is not there.
+        model.ModelError: the model cannot be had.
+        ItemError: a picture cannot be done; those before it are.
+    """
+    import items
+    from tqdm import tqdm
+
+    images = list(images) if isinstance(images, list | tuple) else [images]
+    prompts = list(prompts) if isinstance(prompts, list | tuple) else [prompts] * len(images)
+    if len(images) != len(prompts):
+        raise ValueError(f"{len(images)} images and {len(prompts)} prompts: give one prompt per image, or one for all")
+    given = {
+        "save_name": save_name,
+        "prefix_hidden": prefix_hidden,
+        "model_id": str(model_id),
+        "device": device or "auto",
+        "strength": strength,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt,
+        "image_size": REFERENCE_SIZE,
+        "resize": "contain",
+    } | ({} if seed is None else {"seed": seed})
+    try:
+        config = items.load_config(given)
+    except items.InputError as error:
+        raise ValueError(str(error)) from None
+    for number, image in enumerate(images):
+        if not isinstance(image, Image.Image) and not Path(image).is_file():
+            raise FileNotFoundError(f"images[{number}]: no such file: {str(image)!r} (looked from {os.getcwd()})")
+
+    model = _kept_model(config["model_id"], device, None if cache_dir is None else str(cache_dir))
+    folders = [Path(folder) for folder in (output_hidden_dir, output_image_dir) if folder is not None]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def extract(number: int) -> Path:
+        item = SimpleNamespace(prompt=prompts[number], **{key: config[key] for key in items.SETTINGS})
+        if seed is None:
+            item.seed = secrets.randbelow(2**63)
+        recipe = items.recipe(config, item)
+        try:
+            picture, _ = model.prepare(images[number], recipe)
+            latent = model.latent(picture, recipe)
+        except ItemError as error:
+            raise ItemError(f"images[{number}]: {error}") from error
+        for note in model.prompt_notes(recipe):
+            warnings.warn(f"images[{number}]: {note}", stacklevel=2)
+        path = folders[0] / f"{prefix_hidden}_{number}.pt"
+        if output_image_dir is not None:
+            write_whole(folders[1] / f"{save_name}_{number}.png", picture_bytes(model.decode(latent)))
+        write_whole(path, latent_bytes(latent, items.recipe_digest(recipe)))
+        return path
+
+    with _same_bits_meanwhile(), ThreadPoolExecutor(1, initializer=same_bits) as thread:
+        done = (thread.submit(extract, number).result() for number in range(len(images)))
+        return list(tqdm(done, total=len(images), desc="Extracting", unit="image"))
+
+
+@lru_cache(maxsize=1)
+def _kept_model(model_id: str, device: str | None, cache_dir: str | None) -> Model:
+    import model
+
+    located = model.locate(model.resolve(model_id, cache_dir=cache_dir), cache_dir)
+    return Model(device=device or ("cuda" if torch.cuda.is_available() else "cpu"), **located)
+
+
+@contextlib.contextmanager
+def _same_bits_meanwhile() -> Iterator[None]:
+    """What `same_bits` sets for the whole process, put back afterwards."""
+    backends = [(torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32")]
+    backends += [(torch.backends.cudnn, "benchmark"), (torch.utils.deterministic, "fill_uninitialized_memory")]
+    before = [getattr(*backend) for backend in backends]
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        for backend, value in zip(backends, before, strict=True):
+            setattr(*backend, value)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)

@@ -31,8 +31,25 @@ RECIPE_VERSION = 1
 
 # Settings that a row of the sheet can override; together with the prompt, what the index table tells of an item.
 SETTINGS = ["negative_prompt", "strength", "guidance_scale", "num_inference_steps", "seed"]
-# The folders of a model that decide its numbers, as in scripts/model.py.
-MODEL_PARTS = ["vae", "unet", "text_encoder", "tokenizer", "scheduler"]
+# The families whose latents tests compare with diffusers' own pipelines, by the class in model_index.json.
+FAMILIES = {
+    "StableDiffusion": "Stable Diffusion 1.x and 2.x",
+    "StableDiffusionXL": "Stable Diffusion XL",
+    "StableDiffusion3": "Stable Diffusion 3 and 3.5",
+    "Flux": "FLUX.1",
+}
+# The folders of a model that decide its numbers; a family has some of them.
+MODEL_PARTS = ["vae", "unet", "transformer", "scheduler"]
+MODEL_PARTS += [f"{kind}{n}" for kind in ("text_encoder", "tokenizer") for n in ("", "_2", "_3")]
+# These draw noise in each step, so that the latent depends on more than the noise that it started from.
+STOCHASTIC_SCHEDULERS = {
+    "DDPMScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LCMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+}
 # Columns that the index table adds, so a sheet cannot have them.
 INDEX_COLUMNS = ["row", "sha256"]
 
@@ -85,8 +102,18 @@ def load_config(given: Mapping[str, Any], command_line: Iterable[str] = ()) -> d
         taken = [os.path.normpath(config[key]) for key in ("output_hidden_dir", "output_image_dir") if config[key]]
         if os.path.dirname(os.path.normpath(config["stacked"])) in taken:
             faults.append("key stacked: it would lie among the items' own files: put it into another folder")
-        if fault := _model_fault(config["model_id"]):
+        if str(config["vae_id"]).endswith(".safetensors"):
+            faults.append("key vae_id: a single file has no config: name a folder in diffusers' layout or an id")
+        for key in ("model_id", "vae_id"):
+            if fault := _model_fault(config[key]):
+                faults.append(f"key {key}: {fault}")
+        if os.path.isdir(config["model_id"]) and (fault := family_fault(config["model_id"])):
             faults.append(f"key model_id: {fault}")
+        if config["scheduler"] in STOCHASTIC_SCHEDULERS and not config["allow_stochastic_scheduler"]:
+            faults.append(
+                f"key scheduler: {config['scheduler']} draws noise in each step, which adds chance to the latents; "
+                "take another, or set allow_stochastic_scheduler: true"
+            )
     if faults:
         raise InputError(_listing("The config", faults))
     return config
@@ -174,6 +201,7 @@ def recipe(config: Mapping[str, Any], item: Any) -> dict[str, Any]:
         drawn, the negative prompt without guidance.
     """
     chosen = {key: config[key] for key in ("model_id", "revision", "dtype", "image_size", "resize", "posterior")}
+    chosen |= {key: config[key] for key in ("variant", "vae_id") if config[key]}
     chosen["version"] = RECIPE_VERSION
     chosen["strength"] = item.strength
     if item.strength > 0 or config["posterior"] == "sample":
@@ -325,22 +353,53 @@ def table_digest(table: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
 
 
-def model_files(model_id: str) -> list[str]:
-    """The files that decide a local model, sorted; empty for `demo` and for a Hugging Face id."""
-    if model_id == "demo" or not os.path.isdir(model_id):
-        return []
-    kinds = {".json", ".safetensors", ".txt", ".model"}
-    files = [path for part in MODEL_PARTS for path in Path(model_id, part).rglob("*")]
-    files = [Path(model_id, "model_index.json"), *(path for path in files if path.suffix in kinds)]
-    return sorted(str(path) for path in files if path.is_file())
+def model_files(config: Mapping[str, Any]) -> list[str]:
+    """The files that decide a local model and a local VAE, sorted; none of `demo` and of a Hugging Face id."""
+    kinds = {".json", ".safetensors", ".txt", ".model"} | ({".bin"} if config["allow_pickle"] else set())
+    found = []
+    for source, parts in ((config["model_id"], MODEL_PARTS), (config["vae_id"], [".", "vae"])):
+        if source is None or source == "demo":
+            continue
+        if os.path.isfile(source):
+            found.append(Path(source))
+        for part in parts:
+            found += (path for path in Path(source, part).glob("*") if path.suffix in kinds)
+        found += Path(source).glob("model_index.json")
+    return sorted({str(path) for path in found if path.is_file()})
 
 
 def model_identity(config: Mapping[str, Any]) -> str:
     """What tells the rule `model` to look again, as canonical JSON; the files of a local model are its input."""
     identity = {key: config[key] for key in ("model_id", "revision")}
+    identity |= {key: config[key] for key in ("variant", "vae_id") if config[key]}
     if config["model_id"] == "demo":
         identity["demo"] = (DEMO_MODEL / "SHA256SUMS").read_text()
     return canonical(identity)
+
+
+def family_fault(folder: str | Path) -> str:
+    """Why the model in a folder is of no use here, as far as its `.json` files tell; empty if it is of use."""
+    index = Path(folder, "model_index.json")
+    try:
+        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except FileNotFoundError:
+        return f"{folder} is no model in diffusers' layout: it has no model_index.json"
+    except (ValueError, KeyError, TypeError):
+        return f"{index} is damaged: get the model again"
+    works = "; ".join(FAMILIES.values())
+    if re.sub("(Img2Img)?Pipeline$", "", str(name)) not in FAMILIES:
+        return f"the model in {folder} is a {name}, which is not supported. These are: {works}"
+    try:
+        unet = json.loads(Path(folder, "unet/config.json").read_text(encoding="utf-8"))
+        vae = json.loads(Path(folder, "vae/config.json").read_text(encoding="utf-8"))
+        if unet["in_channels"] != vae["latent_channels"]:
+            return (
+                f"the model in {folder} takes more than a picture and a prompt (its UNet has {unet['in_channels']} "
+                f"channels for latents of {vae['latent_channels']}), as those for inpainting do; this is not supported"
+            )
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no UNet, or one that the rule `model` finds missing
+    return ""
 
 
 def resident_arguments(config: Mapping[str, Any], python: str, cores: int | None) -> list[str]:
@@ -350,7 +409,7 @@ def resident_arguments(config: Mapping[str, Any], python: str, cores: int | None
     that an edited core is never answered by an old process. (The job's own part, the time of model.json and the Slurm
     job, is added by the client.)
     """
-    keys = ("model_id", "cache_dir", "device", "dtype", "output_hidden_dir", "output_image_dir")
+    keys = ("model_id", "vae_id", "variant", "cache_dir", "device", "dtype", "output_hidden_dir", "output_image_dir")
     settings = {key: config[key] for key in keys} | {"python": python, "resident": config["resident"]}
     name = hashlib.sha256(canonical([settings, os.getcwd()]).encode())
     for script in ("diffusion.py", "model.py", "resident.py"):
@@ -455,14 +514,23 @@ def _too_few_steps(strength: float, steps: int) -> str:
     return ""
 
 
-def _model_fault(model_id: str) -> str:
+def _model_fault(model_id: str | None) -> str:
+    if model_id is None:
+        return ""
     if re.search(r"[{}\x00-\x1f]", model_id):
         return f"{model_id!r} has braces or control characters, which Snakemake cannot have in a path"
     if model_id == "demo" or os.path.isdir(model_id):
         return ""
+    if model_id.endswith((".ckpt", ".pt", ".pth", ".bin")):
+        return f"{model_id!r} is a pickled file, which can run code of strangers when it is loaded: take a .safetensors"
+    if model_id.endswith(".safetensors"):
+        return "" if os.path.isfile(model_id) else f"no such file: {model_id!r} (looked from {os.getcwd()})"
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model_id, re.ASCII) and not model_id.startswith("."):
         return ""
-    return f"{model_id!r} is neither 'demo' nor a folder (looked from {os.getcwd()}) nor a Hugging Face id (owner/name)"
+    return (
+        f"{model_id!r} is neither 'demo' nor a folder or a .safetensors file (looked from {os.getcwd()}) nor a "
+        "Hugging Face id (owner/name)"
+    )
 
 
 def _read_csv(path: str) -> pd.DataFrame:

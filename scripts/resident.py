@@ -42,7 +42,7 @@ class Engines:
     def __init__(self, settings: dict[str, Any]):
         import model
 
-        folder = model.locate(json.loads(Path(MODEL_FILE).read_text(encoding="utf-8")), settings["cache_dir"])
+        located = model.locate(json.loads(Path(MODEL_FILE).read_text(encoding="utf-8")), settings["cache_dir"])
 
         import diffusion  # slow, so after what may fail at once
         import items
@@ -56,7 +56,7 @@ class Engines:
             raise model.ModelError(f"device {device} was asked for, but torch sees no GPU here; take device cpu")
         devices = [f"cuda:{n}" for n in range(torch.cuda.device_count())] if device == "cuda" else [device]
         devices = devices[: settings.get("replicas")]
-        self.models = [diffusion.Model(folder, name, settings["dtype"]) for name in devices]
+        self.models = [diffusion.Model(device=name, dtype=settings["dtype"], **located) for name in devices]
         # On a CPU a worker does an item from end to end; a GPU has one worker, and threads that open and save
         # pictures beside it.
         on_cpu = device == "cpu"
@@ -95,6 +95,7 @@ class Engines:
         try:
             computing = time.monotonic()
             latent = model.latent(picture, recipe, goes_on)
+            notes += model.prompt_notes(recipe)
             decoded = model.decode(latent) if request["picture"] else None
             seconds = time.monotonic() - computing
         finally:
@@ -102,8 +103,8 @@ class Engines:
         goes_on()
         # The latent comes last: with it the item is done.
         if decoded is not None:
-            _replace(request["picture"], self.diffusion.picture_bytes(decoded))
-        _replace(request["latent"], self.diffusion.latent_bytes(latent, self.recipe_digest(recipe)))
+            self.diffusion.write_whole(request["picture"], self.diffusion.picture_bytes(decoded))
+        self.diffusion.write_whole(request["latent"], self.diffusion.latent_bytes(latent, self.recipe_digest(recipe)))
         shape = " x ".join(str(side) for side in latent.shape)
         notes += [f"latent {shape}", f"{seconds:.3f} s of {time.monotonic() - started:.3f} s on {model.device}"]
         return "; ".join(notes)
@@ -250,19 +251,6 @@ def check_request(request: Any, settings: dict[str, Any]) -> dict[str, Any]:
         if path is not None and (folder is None or Path(path).resolve().parent != Path(folder).resolve()):
             raise ValueError(f"{path!r} is not in the result folder {folder!r}")
     return request
-
-
-def _replace(path: str, content: bytes) -> None:
-    # The temporary name depends on the item and the Slurm job alone: what a killed process leaves is overwritten at the
-    # next attempt, and two jobs that do the same item do not write into one file.
-    temporary = Path(path).with_name(f".{Path(path).name}.{os.environ.get('SLURM_JOB_ID', '0')}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _write_failure(writer: asyncio.StreamWriter, message: str) -> None:

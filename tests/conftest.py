@@ -177,3 +177,21 @@ def demo(tmp_path_factory) -> Study:
 def pytest_collection_modifyitems(items):
     """Tests that run Snakemake come last, so that a quick mistake shows quickly."""
     items.sort(key=lambda item: bool({"study", "demo", "workflow_copy", "clustered"} & set(item.fixturenames)))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests recorded as the property `table`: (title, line, column, cell)."""
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", []):
+                if name == "table" and report.when == "call":
+                    title, line, column, cell = value
+                    tables.setdefault(title, {}).setdefault(line, {})[column] = cell
+    for title, lines in tables.items():
+        columns = list(dict.fromkeys(column for cells in lines.values() for column in cells))
+        terminalreporter.section(title)
+        terminalreporter.line(f"| | {' | '.join(columns)} |")
+        terminalreporter.line("| --- |" + " --- |" * len(columns))
+        for line, cells in lines.items():
+            terminalreporter.line(f"| {line} | {' | '.join(cells.get(column, '') for column in columns)} |")

@@ -153,8 +153,8 @@ def test_the_files_of_a_local_model_that_snakemake_watches_are_those_that_decide
     import model
 
     folder = ROOT / "config/demo/model"
-    assert items.MODEL_PARTS == model.PARTS
-    assert items.model_files(str(folder)) == sorted(map(str, model._files(folder)))
+    config = items.load_config({"model_id": str(folder)})
+    assert items.model_files(config) == [str(folder / name) for name in model.resolve(str(folder))["sha256"]]
 
 
 def test_the_command_lines_texts_become_the_schemas_types():
