@@ -196,19 +196,19 @@ class Model:
         }
         self._loading = threading.Lock()
         self._own = threading.local()
-        self.vae = self._load_vae(Path(vae_folder or self.folder / "vae"), vae_folder is not None)
+        vae_folder = Path(vae_folder or self.folder / "vae")
+        self.vae = self._load(vae_folder, getattr(diffusers, _json(vae_folder / "config.json")["_class_name"]))
+        if self.dtype == torch.float16 and self.vae.config.get("force_upcast"):
+            self.vae = self.vae.to(torch.float32)
         self.processor = VaeImageProcessor(self.factor)
 
-    def _load_vae(self, folder: Path, is_other: bool) -> Any:
-        kind = getattr(diffusers, _json(folder / "config.json")["_class_name"])
-        has_variant = not is_other and any(folder.glob(f"*.{self._options['variant']}.*"))
+    def _load(self, folder: Path, kind: type) -> Any:
+        has_variant = any(folder.glob(f"*.{self._options['variant']}*"))
         options = self._options | ({} if has_variant else {"variant": None})
-        vae, found = kind.from_pretrained(folder, **options, output_loading_info=True)
-        if found["missing_keys"]:  # diffusers would go on with random ones
-            raise ItemError(f"the autoencoder in {folder} is incomplete: it has no {found['missing_keys'][0]}")
-        if self.dtype == torch.float16 and vae.config.get("force_upcast"):
-            vae = vae.to(torch.float32)
-        return vae.to(self.device).eval()
+        part, found = kind.from_pretrained(folder, **options, output_loading_info=True)
+        if found["missing_keys"]:  # diffusers and transformers would go on with random ones
+            raise ItemError(f"the weights in {folder} are incomplete: they have no {min(found['missing_keys'])}")
+        return part.to(self.device).eval()
 
     @cached_property
     def factor(self) -> int:
@@ -316,8 +316,10 @@ class Model:
         notes = []
         for kind in ("prompt", "negative_prompt"):
             text = recipe.get(kind)
-            if text and kind not in taken:
-                notes.append(f"this model takes no {kind}")
+            if (
+                kind == "negative_prompt" and "true_cfg_scale" in taken
+            ):  # FLUX: guidance is a condition, not a second pass
+                notes += ["this model uses no negative prompt"] if text else []
                 continue
             for name in _tokenizers(pipeline):
                 tokenizer = getattr(pipeline, name)
@@ -408,12 +410,19 @@ class Model:
                 "with this vae_id only strength 0 is possible"
             )
         transformers.utils.logging.disable_progress_bar()
-        unused = {part: None for part in ("safety_checker", "feature_extractor", "image_encoder") if part in index}
+        given: dict[str, Any] = {"vae": self.vae}
+        for part, (library, kind) in ((part, found) for part, found in index.items() if isinstance(found, list)):
+            if part in ("safety_checker", "feature_extractor", "image_encoder"):
+                given[part] = None
+            elif kind and part.startswith(("unet", "transformer", "text_encoder")):
+                given[part] = self._load(
+                    self.folder / part, getattr({"transformers": transformers}.get(library, diffusers), kind)
+                )
         if "requires_safety_checker" in index:
-            unused["requires_safety_checker"] = False
-        pipeline = AutoPipelineForImage2Image.from_pretrained(self.folder, vae=self.vae, **unused, **self._options)
+            given["requires_safety_checker"] = False
+        pipeline = AutoPipelineForImage2Image.from_pretrained(self.folder, **given, local_files_only=True)
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(self.device)
+        return pipeline
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -290,7 +290,7 @@ def test_a_model_whose_settings_add_noise_in_each_step_is_refused(tmp_path):
             {
                 "prompt cut: tokenizer reads 77 of its 602 tokens",
                 "prompt cut: tokenizer_2 reads 512 of its 801 tokens",
-                "this model takes no negative_prompt",
+                "this model uses no negative prompt",
             },
         ),
     ],
