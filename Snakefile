@@ -62,6 +62,14 @@ def extract_command(wildcards, input, output):
     return script("extract.py", *RESIDENT, items.canonical(request), options=["-I", "-S"])
 
 
+def planned_checksums(lost=False):
+    """All, or with --batch stack=i/n those of the batch; the last batch asks for all that is lost."""
+    batch = workflow.dag_settings.batch
+    if batch is None or batch.rulename != "stack" or (lost and batch.is_final):
+        return CHECKSUMS
+    return [path for path in batch.get_batch([*CHECKSUMS, MODEL]) if path != MODEL]
+
+
 wildcard_constraints:
     id=r"[A-Za-z0-9_-][A-Za-z0-9._-]*",
     block=r"\d+",
@@ -80,8 +88,8 @@ rule all:
         "results/index.csv",
         "results/provenance.json",
         # Without these, a lost result would go unnoticed as long as there is a tensor.
-        lambda wildcards: items.lost_results(config, ITEMS),
-        lambda wildcards: [] if workflow.dag_settings.batch else CHECKSUMS,
+        lambda wildcards: items.lost_results(config, ITEMS, planned_checksums(lost=True)),
+        lambda wildcards: planned_checksums(),
 
 
 rule model:
@@ -138,7 +146,7 @@ rule checksums:
     conda:
         "envs/environment.yaml"
     shell:
-        "sha256sum {input:q} > {output:q} 2> {log:q}"
+        "sha256sum -- {input:q} > {output:q} 2> {log:q}"
 
 
 rule stack:
@@ -180,6 +188,10 @@ onstart:
     # it for new.
     if not workflow.local_exec:
         items.remove_files(output for job in planned for output in job.output)
+
+
+onsuccess:
+    print(items.cut_prompts(SHEET), file=sys.stderr)
 
 
 onerror:

@@ -253,19 +253,25 @@ def checksum_paths(count: int) -> list[str]:
     return [checksum_path(number) for number in range(math.ceil(count / BLOCK))]
 
 
-def lost_results(config: Mapping[str, Any], ids: Iterable[str]) -> list[str]:
+def lost_results(config: Mapping[str, Any], ids: Iterable[str], checksums: Iterable[str]) -> list[str]:
     """Files that are missing although what was made after them is there, which Snakemake does not ask for by itself.
+
+    Args:
+        config: as `load_config` returns it.
+        ids: of all items, in sheet order.
+        checksums: the checksum files whose latents are looked at.
 
     Returns:
         Latents that a checksum was made of, and pictures whose latent is there.
     """
-    latents = [latent_path(config, item_id) for item_id in ids]
-    missing = _missing_files(latents)
-    blocks = checksum_paths(len(latents))
-    pending = _missing_files(blocks)
-    lost = [path for n, path in enumerate(latents) if path in missing and blocks[n // BLOCK] not in pending]
+    chosen = set(checksums)
+    made = chosen - _missing_files(chosen)
+    blocks = {item_id: checksum_path(number // BLOCK) for number, item_id in enumerate(ids)}
+    latents = {item_id: latent_path(config, item_id) for item_id, path in blocks.items() if path in chosen}
+    missing = _missing_files(latents.values())
+    lost = [path for item_id, path in latents.items() if path in missing and blocks[item_id] in made]
     if config["output_image_dir"]:
-        pictures = {picture_path(config, item_id): path for item_id, path in zip(ids, latents, strict=True)}
+        pictures = {picture_path(config, item_id): path for item_id, path in latents.items()}
         lost += sorted(path for path in _missing_files(pictures) if pictures[path] not in missing)
     return lost
 
@@ -317,6 +323,17 @@ def unfinished(config: Mapping[str, Any], items: pd.DataFrame) -> str:
     return "\n".join(filter(None, told))
 
 
+def cut_prompts(items: pd.DataFrame) -> str:
+    """Which prompts the model did not read to their end, from the logs of the items; a text for the user."""
+    # The text encoders read 77 tokens, of one character or more.
+    long = items[["prompt", "negative_prompt"]].fillna("").map(len).max(axis=1) > 75
+    lines = []
+    for row, item_id in items["id"][long & (items["strength"] > 0)].items():
+        notes = _log_text(f"logs/extract/{item_id}.log").split("; ")
+        lines += [f"row {row}, {item_id}: {note}" for note in notes if " cut: " in note]
+    return _bullets("Prompts too long for the model:", lines) if lines else ""
+
+
 def _log_text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip()
@@ -328,6 +345,8 @@ def _reason(log: str) -> str:
     """Why an item failed; empty if it did not come to an end."""
     signs_of_life = re.compile(r"(loading the model|working on it), \d+ s$")
     lines = [line for line in _log_text(log).splitlines() if not signs_of_life.match(line)]
+    if lines and re.search(r"; [\d.]+ s of [\d.]+ s on \S+( after loading for [\d.]+ s)?$", lines[-1]):
+        return ""  # it was done, and its latent was lost later
     return " ".join(lines)[:500]
 
 

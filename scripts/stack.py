@@ -33,6 +33,8 @@ def read_latent(path: str | Path) -> torch.Tensor:
         latent = torch.load(path, map_location="cpu", weights_only=True)
         if latent.dtype != torch.float32 or latent.ndim != 4 or latent.shape[0] != 1:
             raise ValueError(f"it holds {latent.dtype} {tuple(latent.shape)}, not float32 (1, C, H, W)")
+    except FileNotFoundError:
+        raise items.InputError(f"{path} is missing: run snakemake without a target, which makes it again") from None
     except Exception as error:  # torch.load raises many kinds for damaged files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise items.InputError(f"{path} is not a latent of this workflow ({reason}): delete it and run again") from None

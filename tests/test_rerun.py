@@ -269,6 +269,10 @@ def test_batches_make_what_one_run_makes(study):
     assert [count.get("stack", 0) for count in counts] == [0, 1]
     assert (study.digests(), (study.folder / "results/latents.pt").read_bytes()) == expected
     assert study.run().jobs == {}
+    # A batch asks for what is lost of its own blocks, and for no others.
+    delete("results/checksums/0.sha256", "results/hidden/hidden_a0.pt")(study)
+    assert study.run("--batch", "stack=1/2").jobs == {"extract": 1}
+    assert study.run("-n", "--batch", "stack=1/2", "--config", "prefix_hidden=other").jobs["extract"] == 200
 
 
 @pytest.mark.long

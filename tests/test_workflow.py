@@ -258,7 +258,7 @@ def test_a_sheet_that_changes_during_the_run_is_not_stacked(study):
         ),
         (
             lambda folder: (folder / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"x" * 100),
-            "the model could not be loaded",
+            "is damaged",
         ),
     ],
 )
@@ -270,6 +270,45 @@ def test_a_bad_model_is_refused_with_a_message(study, prepare, told):
     run = study.run(fails=True)
     assert told in run.text
     assert not list((study.folder / "results").rglob("*.pt"))
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion-xl", "flux"])
+def test_a_sheet_may_mix_strengths_and_negative_prompts(study, family):
+    """Each row gets what the core makes of it alone, whatever its neighbours on the resident are."""
+    import diffusion
+    import families
+
+    folder = families.model(family, study.folder / "models")
+    rows = study.pictures(6)
+    own = [
+        {"strength": "", "negative_prompt": ""},
+        {"strength": 0.5, "negative_prompt": ""},
+        {"strength": 0.5, "negative_prompt": "blue"},
+        {"strength": 1, "negative_prompt": "blue"},
+        {"strength": 0, "negative_prompt": "blue"},
+        {"strength": 0.5, "negative_prompt": "blue", "prompt": "red " * 100},
+    ]
+    study.sheet([row | settings for row, settings in zip(rows, own, strict=True)])
+    study.config(model_id=f"models/{family}", image_size=64, num_inference_steps=4, negative_prompt="green", seed=3)
+    run = study.run()
+    assert "row 7, p5: prompt cut: tokenizer reads 77 of its 302 tokens" in run.text
+    assert len(torch.load(study.folder / "results/latents.pt", weights_only=True)) == 6
+    model = diffusion.Model(folder)
+    for row, settings in zip(rows, own, strict=True):
+        recipe = {
+            "image_size": 64,
+            "resize": "pad",
+            "posterior": "sample",
+            "seed": 3,
+            "strength": float(settings["strength"] or 0),
+            "prompt": settings.get("prompt", row["prompt"]),
+            "negative_prompt": settings["negative_prompt"] or "green",
+            "guidance_scale": 7.5,
+            "num_inference_steps": 4,
+            "scheduler": "auto",
+        }
+        picture, _ = model.prepare(study.folder / row["image"], recipe)
+        assert torch.equal(study.latent(row["id"]), model.latent(picture, recipe))
 
 
 def test_a_local_model_gives_the_demos_latents_and_its_change_is_noticed(study, demo):

@@ -1,0 +1,144 @@
+"""`extract_images` takes the place of gpi_pack's function of that name, without Snakemake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import diffusion
+import families
+import numpy as np
+import pytest
+import torch
+from conftest import draw
+from PIL import Image
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[Path]:
+    return [draw(tmp_path / f"{n}.png", size, seed=n) for n, size in enumerate([(64, 64), (100, 60), (600, 300)])]
+
+
+def read(paths: list[Path]) -> list[torch.Tensor]:
+    return [torch.load(path, weights_only=True) for path in paths]
+
+
+def test_the_example_of_the_references_documentation_works(pictures, tmp_path):
+    paths = diffusion.extract_images(
+        images=[str(path) for path in pictures],
+        prompts=["no change"] * 3,
+        output_hidden_dir=str(tmp_path / "hidden"),
+        output_image_dir=str(tmp_path / "images"),
+        save_name="image",
+        prefix_hidden="hidden_",
+        model_id="demo",
+        strength=0,
+    )
+    assert paths == [tmp_path / f"hidden/hidden__{n}.pt" for n in range(3)]
+    latents = read(paths)
+    assert [latent.dtype for latent in latents] == [torch.float32] * 3
+    assert [tuple(latent.shape) for latent in latents] == [(1, 4, 8, 8), (1, 4, 8, 13), (1, 4, 32, 64)]
+    sizes = [Image.open(tmp_path / f"images/image_{n}.png").size for n in range(3)]
+    assert sizes == [(64, 64), (104, 64), (512, 256)]
+
+
+def test_its_latents_are_those_of_the_workflow(study):
+    rows = study.pictures(2, size=(96, 64), strength=0.5)
+    study.config(resize="contain", image_size=512, seed=5, num_inference_steps=4)
+    study.run()
+    paths = diffusion.extract_images(
+        [study.folder / row["image"] for row in rows],
+        "a red circle",
+        study.folder / "function",
+        model_id="demo",
+        strength=0.5,
+        num_inference_steps=4,
+        seed=5,
+    )
+    assert all(torch.equal(latent, study.latent(f"p{n}")) for n, latent in enumerate(read(paths)))
+
+
+@pytest.mark.parametrize("kind", [str, Path, Image.open])
+def test_one_picture_may_be_a_text_a_path_or_an_open_picture(pictures, tmp_path, kind):
+    expected = diffusion.extract_images(pictures[:1], ["x"], tmp_path / "a", model_id="demo", seed=1)
+    paths = diffusion.extract_images(kind(pictures[0]), "x", tmp_path / "b", model_id="demo", seed=1)
+    assert torch.equal(*read([expected[0], paths[0]]))
+
+
+def test_files_are_written_anew_and_nothing_else(pictures, tmp_path):
+    first = diffusion.extract_images(pictures[0], "x", tmp_path / "out", model_id="demo", seed=1)
+    before = read(first)[0]
+    again = diffusion.extract_images(pictures[0], "x", tmp_path / "out", model_id="demo", seed=2)
+    assert first == again
+    assert not torch.equal(before, read(again)[0])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["hidden_0.pt"]
+    diffusion.extract_images(pictures[0], "x", tmp_path / "out", model_id="demo", seed=1)
+    assert torch.equal(before, read(first)[0])
+
+
+def test_without_a_seed_chance_differs_from_picture_to_picture(pictures, tmp_path):
+    one, other = read(diffusion.extract_images([pictures[0]] * 2, "x", tmp_path / "out", model_id="demo"))
+    assert not torch.equal(one, other)
+
+
+def test_the_model_is_loaded_once_for_repeated_calls(pictures, tmp_path):
+    folder = families.model("stable-diffusion", tmp_path)
+    diffusion.extract_images(pictures[0], "x", tmp_path / "out", model_id=folder, seed=1)
+    (folder / "vae/diffusion_pytorch_model.safetensors").unlink()
+    diffusion.extract_images(pictures[0], "x", tmp_path / "out", model_id=folder, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"prompts": ["a", "b"]}, "3 images and 2 prompts"),
+        ({"strength": 1.5}, "strength: 1.5 must be at most 1"),
+        ({"strength": 0.01, "num_inference_steps": 20}, "makes no step at all"),
+        ({"guidance_scale": float("nan")}, "not a finite number"),
+        ({"seed": -1}, "seed: -1 must be at least 0"),
+        ({"save_name": "../x"}, "save_name"),
+        ({"device": "tpu"}, "device"),
+        ({"model_id": "no such model"}, "is neither 'demo' nor a folder"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_loaded_or_written(pictures, tmp_path, settings, told):
+    given = {"images": pictures, "prompts": "x", "output_hidden_dir": tmp_path / "out", "model_id": "demo"} | settings
+    with pytest.raises(ValueError, match=told):
+        diffusion.extract_images(**given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_picture_is_named_and_those_before_it_are_done(pictures, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"images\[1\]: no such file"):
+        diffusion.extract_images([pictures[0], "nowhere.png"], "x", tmp_path / "out", model_id="demo")
+    assert not (tmp_path / "out").exists()
+    pictures[1].write_text("no picture")
+    with pytest.raises(diffusion.ItemError, match=r"images\[1\]: the picture .* cannot be read"):
+        diffusion.extract_images(pictures, "x", tmp_path / "out", model_id="demo")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["hidden_0.pt"]
+
+
+def test_settings_of_the_callers_torch_stay_as_they_are(pictures, tmp_path):
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(2)
+    random = torch.random.get_rng_state()
+    try:
+        diffusion.extract_images(pictures[0], "x", tmp_path / "out", model_id="demo", strength=0.5, seed=1)
+        assert torch.get_num_threads() == 2
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.equal(random, torch.random.get_rng_state())
+    finally:
+        diffusion.same_bits()
+
+
+def test_a_progress_bar_is_shown_and_a_cut_prompt_is_told(pictures, tmp_path, capsys):
+    with pytest.warns(UserWarning, match=r"images\[0\]: prompt cut"):
+        diffusion.extract_images(
+            pictures[0], "red " * 100, tmp_path / "out", model_id="demo", strength=0.5, num_inference_steps=2
+        )
+    assert "Extracting: 100%" in capsys.readouterr().err
+
+
+def test_a_picture_is_the_decoded_latent(pictures, tmp_path):
+    paths = diffusion.extract_images(pictures[0], "x", tmp_path / "a", tmp_path / "b", model_id="demo", seed=1)
+    shown = np.asarray(Image.open(tmp_path / "b/gen_0.png"))
+    assert np.array_equal(shown, np.asarray(diffusion.Model(families.TOKENIZER.parent).decode(read(paths)[0])))
