@@ -278,6 +278,7 @@ def test_a_sheet_may_mix_strengths_and_negative_prompts(study, family):
     import diffusion
     import families
 
+    diffusion.same_bits()
     folder = families.model(family, study.folder / "models")
     rows = study.pictures(6)
     own = [
