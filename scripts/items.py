@@ -107,7 +107,8 @@ def load_config(given: Mapping[str, Any], command_line: Iterable[str] = ()) -> d
         for key in ("model_id", "vae_id"):
             if fault := _model_fault(config[key]):
                 faults.append(f"key {key}: {fault}")
-        if os.path.isdir(config["model_id"]) and (fault := family_fault(config["model_id"])):
+        is_folder = config["model_id"] != "demo" and os.path.isdir(config["model_id"])
+        if is_folder and (fault := family_fault(config["model_id"])):
             faults.append(f"key model_id: {fault}")
         if config["scheduler"] in STOCHASTIC_SCHEDULERS and not config["allow_stochastic_scheduler"]:
             faults.append(

@@ -265,6 +265,13 @@ def test_a_config_that_names_what_cannot_be_is_refused_at_once(given, told):
     assert told in str(refused.value)
 
 
+def test_demo_is_the_embedded_model_whatever_folders_there_are(tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert items.load_config({"model_id": "demo"})["model_id"] == "demo"
+    assert model.locate(model.resolve("demo"))["folder"] == items.DEMO_MODEL
+
+
 def test_a_stochastic_scheduler_is_taken_when_allowed():
     given = {"model_id": "demo", "scheduler": "EulerAncestralDiscreteScheduler", "allow_stochastic_scheduler": True}
     assert items.load_config(given)["scheduler"] == "EulerAncestralDiscreteScheduler"
