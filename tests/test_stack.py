@@ -74,7 +74,8 @@ def test_what_is_no_latent_is_refused_by_name(tmp_path, latents, kind):
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(items.InputError, match=r"hidden_3\.pt is not a latent of this workflow"):
+    told = "is missing: run snakemake without a target" if kind == "missing" else "is not a latent of this workflow"
+    with pytest.raises(items.InputError, match=rf"hidden_3\.pt {told}"):
         stack.stack(latents[1], list("abcdefg"), tmp_path / "latents.pt", {})
 
 
