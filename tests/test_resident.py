@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import items
 import pytest
 import torch
 from conftest import ROOT, Study, draw, residents, wait_for
@@ -27,8 +28,8 @@ class Bench(Study):
         for part in ("results/hidden", "results/images"):
             (folder / part).mkdir(parents=True)
         script = [sys.executable, str(workflow / "scripts/model.py"), "--output", "results/model.json", "--config"]
-        model = {"model_id": "demo", "revision": None, "cache_dir": None}
-        subprocess.run([*script, json.dumps(model)], cwd=folder, check=True, capture_output=True)
+        config = items.load_config({"model_id": "demo"})
+        subprocess.run([*script, json.dumps(config)], cwd=folder, check=True, capture_output=True)
         self.settings = settings
 
     def client(self, name: str, image: str | None = None, run: int | None = None, **settings) -> subprocess.Popen:
