@@ -447,7 +447,9 @@ def _scheduler(own: Any, name: str) -> Any:
     if ("FlowMatch" in name) != is_flow:
         wanted = "flow matching" if is_flow else "a beta schedule"
         raise ItemError(f"scheduler {name} does not suit this model, trained with {wanted}; take scheduler auto")
-    scheduler = getattr(diffusers, name).from_config(own.config)
+    # Where the model's own scheduler does not say, DDIM and DDPM would clip latents to -1 to 1, which is for pixels.
+    unsaid = {} if is_flow or "clip_sample" in own.config else {"clip_sample": False}
+    scheduler = getattr(diffusers, name).from_config(own.config, **unsaid)
     config = scheduler.config
     if config.get("stochastic_sampling") or str(config.get("algorithm_type", "")).startswith("sde"):
         raise ItemError(f"the model's settings make {name} draw noise in each step; take another scheduler")

@@ -326,8 +326,8 @@ def unfinished(config: Mapping[str, Any], items: pd.DataFrame) -> str:
 
 def cut_prompts(items: pd.DataFrame) -> str:
     """Which prompts the model did not read to their end, from the logs of the items; a text for the user."""
-    # The text encoders read 77 tokens, of one character or more.
-    long = items[["prompt", "negative_prompt"]].fillna("").map(len).max(axis=1) > 75
+    # The text encoders read 77 tokens, of one byte or more.
+    long = items[["prompt", "negative_prompt"]].fillna("").map(lambda text: len(text.encode())).max(axis=1) > 75
     lines = []
     for row, item_id in items["id"][long & (items["strength"] > 0)].items():
         notes = _log_text(f"logs/extract/{item_id}.log").split("; ")

@@ -251,6 +251,14 @@ def _part(folder: Path, part: str, variant: str | None, allow_pickle: bool, whos
     files = sorted(path for path in folder.glob("*") if path.suffix in {".json", ".txt", ".model", *WEIGHTS})
     if not files:
         raise ModelError(f"{whose} is incomplete: it has no {part}. Get it again")
+    for path in files:
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise ModelError(f"{path} is damaged: get the model again") from None
+    if not part.startswith(("tokenizer", "scheduler")) and folder / "config.json" not in files:
+        raise ModelError(f"{whose} is incomplete: its {part} has no config.json. Get it again")
     weights = [path for path in files if path.suffix in WEIGHTS]
     described = [path for path in files if path not in weights]
     if part.startswith(("tokenizer", "scheduler")):
@@ -266,6 +274,9 @@ def _part(folder: Path, part: str, variant: str | None, allow_pickle: bool, whos
             "run code of strangers when they are loaded, so they are not used: convert it, take a model that comes as "
             "safetensors, or, if you trust its maker, set allow_pickle: true"
         )
+    if not chosen and weights:
+        kinds = ", ".join(sorted({str(_kind(path)[0]) for path in weights}))
+        raise ModelError(f"{whose} has for its {part} only weights of the variant {kinds}: name it by the key variant")
     if not chosen:
         raise ModelError(f"{whose} is incomplete: its {part} has no weights. Get it again")
     for index in folder.glob(f"*{chosen[0].suffix}.index{'.' + kind if kind else ''}.json"):  # of weights in shards
