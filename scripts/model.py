@@ -163,19 +163,24 @@ def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
 
 def _download(model_id: str, revision: str | None, cache_dir: str | None, variant: str | None, pickle: bool) -> Path:
     from diffusers import DiffusionPipeline
+    from huggingface_hub.errors import HfHubHTTPError
 
     with _hub_errors(model_id, revision):
-        # diffusers knows which files the pipeline needs; what is passed as None is left out.
-        folder = DiffusionPipeline.download(
-            model_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            variant=variant,
-            use_safetensors=None if pickle else True,
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-        )
+        try:
+            # diffusers knows which files the pipeline needs; what is passed as None is left out.
+            folder = DiffusionPipeline.download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                variant=variant,
+                use_safetensors=None if pickle else True,
+                safety_checker=None,
+                feature_extractor=None,
+                image_encoder=None,
+            )
+        except OSError as error:
+            # diffusers wraps what the hub answered
+            raise error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error from None
     return Path(folder)
 
 
