@@ -432,7 +432,7 @@ def resident_arguments(config: Mapping[str, Any], python: str, cores: int | None
     keys = ("model_id", "vae_id", "variant", "cache_dir", "device", "dtype", "output_hidden_dir", "output_image_dir")
     settings = {key: config[key] for key in keys} | {"python": python, "resident": config["resident"]}
     name = hashlib.sha256(canonical([settings, os.getcwd()]).encode())
-    for script in ("diffusion.py", "model.py", "resident.py"):
+    for script in ("pictures.py", "diffusion.py", "model.py", "resident.py"):
         name.update((ROOT / "scripts" / script).read_bytes())
     settings |= {"workers": cores or 1, "idle_seconds": config["resident_idle_seconds"]}
     return [name.hexdigest()[:12], canonical(settings)]
