@@ -16,10 +16,13 @@ if not workflow.overwrite_configfiles and os.path.isfile("config/config.yaml"):
 
 try:
     config = items.load_config(config, workflow.config_settings.config)
-    SHEET = items.read_items(config, check_images=workflow.is_main_process)
+    # The target `check` tells by itself what is wrong with the images. (Snakemake knows its targets only later.)
+    SHEET = items.read_items(config, check_images=workflow.is_main_process and "check" not in sys.argv)
 except items.InputError as error:
     raise WorkflowError(str(error)) from None
 
+if workflow.is_main_process:
+    items.settle_dates(config)
 ITEMS = {item.id: item for item in SHEET[["id", "image", "prompt", *items.SETTINGS]].itertuples(index=False)}
 LATENTS = [items.latent_path(config, item_id) for item_id in ITEMS]
 MODEL = "results/model.json"  # by its name, since with rules.model.output planning grows with the square of the items
@@ -68,6 +71,10 @@ def planned_checksums(lost=False):
     if batch is None or batch.rulename != "stack" or (lost and batch.is_final):
         return CHECKSUMS
     return [path for path in batch.get_batch([*CHECKSUMS, MODEL]) if path != MODEL]
+
+
+def told_by_check():
+    return items.log_text("logs/check.txt") if "check" in workflow.dag_settings.targets else ""
 
 
 wildcard_constraints:
@@ -129,6 +136,7 @@ rule extract:
     params:
         # One text, since Snakemake compares params as a set, in which two settings could swap their values unnoticed.
         recipe=lambda wildcards: items.canonical(items.recipe(config, item(wildcards))),
+        image_bytes=lambda wildcards: items.image_bytes(item(wildcards).image),
         command=extract_command,
     shell:
         "{params.command} > {log:q} 2>&1"
@@ -173,6 +181,21 @@ rule stack:
         "{params.command} > {log:q} 2>&1"
 
 
+rule check:
+    log:
+        "logs/check.txt",
+    conda:
+        "envs/environment.yaml"
+    threads: workflow.cores or 8
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        command=lambda wildcards, threads: script("check.py", "--config", CONFIG, "--threads", str(threads)),
+    shell:
+        "{params.command} > {log:q} 2>&1"
+
+
 rule orphans:
     log:
         "logs/orphans.txt",
@@ -181,6 +204,10 @@ rule orphans:
 
 
 onstart:
+    try:
+        items.lock_run()
+    except items.InputError as error:
+        raise WorkflowError(str(error)) from None
     slurm.forget_submitted()
     planned = list(workflow.dag.needrun_jobs())
     items.remove_files([items.FAILED, *(log for job in planned for log in job.log)])
@@ -191,9 +218,9 @@ onstart:
 
 
 onsuccess:
-    print(items.cut_prompts(SHEET), file=sys.stderr)
+    print(told_by_check() or items.cut_prompts(SHEET), file=sys.stderr)
 
 
 onerror:
     slurm.cancel_submitted()
-    print(items.unfinished(config, SHEET), file=sys.stderr)
+    print(told_by_check() or items.unfinished(config, SHEET), file=sys.stderr)

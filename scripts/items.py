@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import fcntl
 import glob
 import hashlib
 import io
@@ -14,6 +15,8 @@ import json
 import math
 import os
 import re
+import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -56,6 +59,7 @@ INDEX_COLUMNS = ["row", "sha256"]
 MOST_FAULTS = 20
 BLOCK = 100  # latents whose checksums stand in one file
 FAILED = "logs/failed.csv"
+CLOCK_TOLERANCE = 10.0  # seconds that the clocks of a file server and of this machine may differ
 
 
 class InputError(Exception):
@@ -115,6 +119,7 @@ def load_config(given: Mapping[str, Any], command_line: Iterable[str] = ()) -> d
                 f"key scheduler: {config['scheduler']} draws noise in each step, which adds chance to the latents; "
                 "take another, or set allow_stochastic_scheduler: true"
             )
+        faults += [f"key model_id: {fault}" for fault in file_faults(model_files(config)).values()]
     if faults:
         raise InputError(_listing("The config", faults))
     return config
@@ -168,18 +173,24 @@ def read_items(config: Mapping[str, Any], check_images: bool = True) -> pd.DataF
         if faulty.isdisjoint({(row, "strength"), (row, "num_inference_steps")}):
             fault = _too_few_steps(strength, steps)
             faults += [(row, "strength", fault)] if fault else []
+    usable = {row: item_id for row, item_id in items["id"].items() if (row, "id") not in faulty}
     faults += [
-        (row, "id", f"{items['id'][row]!r} stands in row {first} already{id_hint}")
-        for row, first in _duplicates(items["id"])
-        if (row, "id") not in faulty
+        (row, "id", text + id_hint) for row, text in _duplicates(items["id"], _ignores_case(path)) if row in usable
+    ]
+    faults += [
+        (row, "id", f"{item_id!r} ends in 20 times the same, which Snakemake takes for an endless loop{id_hint}")
+        for row, item_id in usable.items()
+        if _is_periodic(item_id)
     ]
     if check_images:
-        missing = _missing_files(items["image"].unique())
+        bad_images = file_faults(items["image"].unique())
         faults += [
-            (row, "image", f"no such file: {image!r} (looked from {os.getcwd()})")
+            (row, "image", bad_images[image])
             for row, image in items["image"].items()
-            if image in missing and (row, "image") not in faulty
+            if image in bad_images and (row, "image") not in faulty
         ]
+    if clash := _clash(config, {os.path.dirname(own): own for own in [*items["image"], path]}):
+        raise InputError(clash)
     if faults:
         order = {name: i for i, name in enumerate(sheet.columns)}
         faults.sort(key=lambda fault: (fault[0], order.get(fault[1], -1)))
@@ -292,6 +303,53 @@ def tell_orphans(config: Mapping[str, Any], items: pd.DataFrame, log: str) -> No
     print(text.encode(errors="backslashreplace").decode())
 
 
+def settle_dates(config: Mapping[str, Any]) -> None:
+    """Give results that are dated in the future, since the clock was set back, today's date.
+
+    Snakemake lets no job end whose output is older than its input.
+    """
+    hidden, images = config["output_hidden_dir"], config["output_image_dir"]
+    folders = {hidden, images or hidden, os.path.dirname(config["stacked"]), "results", "results/checksums"}
+    latest = time.time() + CLOCK_TOLERANCE
+    for folder in folders:
+        with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
+            for entry in entries:
+                if entry.is_file() and entry.stat().st_mtime > latest:
+                    os.utime(entry)
+
+
+def lock_run() -> None:
+    """Hold this working directory for as long as this process lives, where the disk knows locks.
+
+    Snakemake's own lock is looked at, then written, so that two runs that start at once could both pass.
+
+    Raises:
+        InputError: another run has it.
+    """
+    # Never closed, which would end the lock.
+    descriptor = os.open(".snakemake/gpi-latents.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"Another run is at work in {os.getcwd()}: wait for it to end, or take another --directory"
+        ) from None
+    except OSError:
+        pass
+
+
+def image_bytes(image: str) -> int:
+    """The size of a picture's file in bytes, -1 if it is not there.
+
+    Snakemake looks at the bytes of a picture only where its date is newer than the latent's, which that of a file from
+    an archive is not.
+    """
+    try:
+        return os.stat(image).st_size
+    except OSError:
+        return -1
+
+
 def remove_files(paths: Iterable[str]) -> None:
     """Remove the files that are there."""
     for path in paths:
@@ -306,13 +364,13 @@ def unfinished(config: Mapping[str, Any], items: pd.DataFrame) -> str:
         `FAILED`), and how many were not reached; if no item failed, the log of the rule that did.
     """
     missing = items.loc[[not os.path.exists(latent_path(config, item_id)) for item_id in items["id"]], ["id", "image"]]
-    reasons = {row: _reason(f"logs/extract/{item_id}.log") for row, item_id in missing["id"].items()}
+    reasons = {row: _reason(f"logs/extract/{item.id}.log", item.image) for row, item in missing.iterrows()}
     failed = missing.assign(reason=reasons)[[bool(reasons[row]) for row in missing.index]]
     told = []
     if not os.path.exists("results/model.json"):
-        told.append(_log_text("logs/model.log"))
+        told.append(log_text("logs/model.log"))
     elif missing.empty:
-        told += map(_log_text, ["logs/stack.log", *sorted(glob.glob("logs/checksums/*.log"))])
+        told += map(log_text, ["logs/stack.log", *sorted(glob.glob("logs/checksums/*.log"))])
     if not failed.empty:
         with contextlib.suppress(OSError):
             failed.to_csv(FAILED, index_label="row")
@@ -330,25 +388,28 @@ def cut_prompts(items: pd.DataFrame) -> str:
     long = items[["prompt", "negative_prompt"]].fillna("").map(lambda text: len(text.encode())).max(axis=1) > 75
     lines = []
     for row, item_id in items["id"][long & (items["strength"] > 0)].items():
-        notes = _log_text(f"logs/extract/{item_id}.log").split("; ")
+        notes = log_text(f"logs/extract/{item_id}.log").split("; ")
         lines += [f"row {row}, {item_id}: {note}" for note in notes if " cut: " in note]
     return _bullets("Prompts too long for the model:", lines) if lines else ""
 
 
-def _log_text(path: str) -> str:
+def log_text(path: str) -> str:
+    """What a log says; empty if there is none."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
 
 
-def _reason(log: str) -> str:
+def _reason(log: str, image: str) -> str:
     """Why an item failed; empty if it did not come to an end."""
     signs_of_life = re.compile(r"(loading the model|working on it), \d+ s$")
-    lines = [line for line in _log_text(log).splitlines() if not signs_of_life.match(line)]
+    lines = [line for line in log_text(log).splitlines() if not signs_of_life.match(line)]
     if lines and re.search(r"; [\d.]+ s of [\d.]+ s on \S+( after loading for [\d.]+ s)?$", lines[-1]):
         return ""  # it was done, and its latent was lost later
-    return " ".join(lines)[:500]
+    # The message begins with the image; what C libraries may have printed stands before it.
+    begins = [number for number, line in enumerate(lines) if line.startswith(os.path.normpath(image) + ": ")]
+    return " ".join(lines[begins[0] if begins else 0 :])[:500]
 
 
 def index_table(config: Mapping[str, Any], items: pd.DataFrame) -> pd.DataFrame:
@@ -627,27 +688,97 @@ def _suggestion(name: str, known: Iterable[str], cutoff: float) -> str:
     return f": did you mean {near[0]!r}?" if near else ""
 
 
-def _duplicates(ids: pd.Series) -> Iterator[tuple[int, int]]:
+def _duplicates(ids: pd.Series, ignores_case: bool) -> Iterator[tuple[int, str]]:
     first: dict[str, int] = {}
     for row, item_id in ids.items():
-        if first.setdefault(item_id, row) != row:
-            yield row, first[item_id]
+        earlier = first.setdefault(item_id.lower() if ignores_case else item_id, row)
+        if earlier == row:
+            continue
+        if ids[earlier] == item_id:
+            yield row, f"{item_id!r} stands in row {earlier} already"
+        else:
+            yield row, f"{item_id!r} and {ids[earlier]!r} of row {earlier} name the same files on this disk"
 
 
-def _missing_files(paths: Iterable[str]) -> set[str]:
-    folders: dict[str, set[str]] = {}
-    missing = set()
+def _ignores_case(path: str) -> bool:
+    """Whether the disk takes `A` and `a` for one name, as those of macOS and Windows do."""
+    other = Path(path).with_name(Path(path).name.swapcase())
+    return os.path.exists(other) and os.path.samefile(path, other)
+
+
+def _is_periodic(text: str) -> bool:
+    """Whether Snakemake takes a wildcard's value for an endless loop: it ends in 20 times the same."""
+    return text.count(text[-1:]) >= 20 and bool(re.search(r"(.+)\1{19}$", text))
+
+
+def _files(paths: Iterable[str]) -> dict[str, os.DirEntry]:
+    """Those of the paths that are files; by one scan per folder, since there may be very many."""
+    folders: dict[str, dict[str, os.DirEntry]] = {}
+    found = {}
     for path in paths:
         folder, name = os.path.split(path)
         if folder not in folders:
-            try:
-                with os.scandir(folder or ".") as entries:
-                    folders[folder] = {entry.name for entry in entries if entry.is_file()}
-            except OSError:
-                folders[folder] = set()
-        if name not in folders[folder]:
-            missing.add(path)
-    return missing
+            folders[folder] = {}
+            with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
+                folders[folder] = {entry.name: entry for entry in entries}
+        entry = folders[folder].get(name)
+        if entry is not None and entry.is_file():
+            found[path] = entry
+    return found
+
+
+def _missing_files(paths: Iterable[str]) -> set[str]:
+    paths = list(paths)
+    return set(paths).difference(_files(paths))
+
+
+def file_faults(paths: Iterable[str]) -> dict[str, str]:
+    """What is wrong with files that are to be read, told for the user, by their paths."""
+    paths = list(paths)
+    files = _files(paths)
+    faults = {path: _no_file(path) for path in paths if path not in files}
+    latest = time.time() + CLOCK_TOLERANCE
+    for path, entry in files.items():
+        if (changed := entry.stat().st_mtime) > latest:
+            faults[path] = (
+                f"{path!r} is dated in the future ({time.strftime('%Y-%m-%d %H:%M', time.localtime(changed))}), so "
+                "nothing could be newer: give it today's date with the command touch, or put this machine's clock right"
+            )
+    return faults
+
+
+def _no_file(path: str) -> str:
+    seen_from = f"(looked from {os.getcwd()})"
+    try:
+        kind = os.lstat(path).st_mode
+        if stat.S_ISLNK(kind):
+            kind = os.stat(path).st_mode
+    except FileNotFoundError:
+        if os.path.islink(path):
+            return f"{path!r} is a link to {os.readlink(path)!r}, which is not there"
+        return f"no such file: {path!r} {seen_from}"
+    except OSError as error:
+        return f"{path!r} cannot be looked at: {error.strerror} {seen_from}"
+    if stat.S_ISDIR(kind):
+        return f"no such file: {path!r} is a folder {seen_from}"
+    return f"{path!r} is not a file that a picture can be read from (a pipe, a socket or a device)"
+
+
+def _clash(config: Mapping[str, Any], own: Mapping[str, str]) -> str:
+    """Why results would lie among the user's own files, one of which `own` names by its folder; empty if not."""
+    at_risk = {os.path.realpath(folder): file for folder, file in own.items()}
+    folders = {
+        "output_hidden_dir": config["output_hidden_dir"],
+        "output_image_dir": config["output_image_dir"],
+        "stacked": os.path.dirname(config["stacked"]),
+    }
+    for key, folder in folders.items():
+        if folder is not None and (file := at_risk.get(os.path.realpath(folder))):
+            return f"The config's key {key} puts results into the folder of {file!r}, one of yours: name another folder"
+    for folder in ("results", "results/checksums", "logs", "logs/extract"):
+        if file := at_risk.get(os.path.realpath(folder)):
+            return f"{file!r} lies in {folder}, the folder of the results: put it into another folder"
+    return ""
 
 
 def _listing(subject: str, faults: list[str]) -> str:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import stat
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+with contextlib.suppress(ImportError):  # a plugin that users can install
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 
 class ItemError(Exception):
@@ -30,10 +39,10 @@ def open_picture(image: str | Path | Image.Image) -> tuple[Image.Image, list[str
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which we do not use
-            picture = image if isinstance(image, Image.Image) else Image.open(image)
+            picture = image if isinstance(image, Image.Image) else _open(image)
             notes.append(f"{picture.format or 'picture'} {picture.width} x {picture.height} {picture.mode}")
             if getattr(picture, "n_frames", 1) > 1:
-                notes.append(f"the first of {picture.n_frames} frames")
+                notes.append(f"the first of {picture.n_frames} {'pages' if picture.format == 'TIFF' else 'frames'}")
             picture.load()
             profile = picture.info.get("icc_profile")
             if picture.getexif().get(0x0112, 1) != 1:  # the tag Orientation
@@ -45,6 +54,31 @@ def open_picture(image: str | Path | Image.Image) -> tuple[Image.Image, list[str
     except Exception as error:  # Pillow's plugins raise many kinds for damaged files
         raise ItemError(f"the picture {str(image)!r} cannot be read: {error or type(error).__name__}") from error
     return picture, notes
+
+
+def _open(path: str | Path) -> Image.Image:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for without end
+        raise ItemError(f"the picture {str(path)!r} is not a file")
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError:
+        raise ItemError(
+            f"the picture {str(path)!r} has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels: "
+            "make it smaller"
+        ) from None
+    except UnidentifiedImageError:
+        with open(path, "rb") as file:
+            start = file.read(12)
+        if not start:
+            raise ItemError(f"the picture {str(path)!r} cannot be read: it is empty") from None
+        if start[4:8] == b"ftyp":  # the container of HEIC and AVIF
+            raise ItemError(
+                f"the picture {str(path)!r} is of the kind HEIC or AVIF, or a film: install the package pillow-heif "
+                f"({sys.executable} -m pip install pillow-heif), or save it as PNG or JPEG"
+            ) from None
+        raise ItemError(
+            f"the picture {str(path)!r} cannot be read: it is not a picture of a kind that is known here, or damaged"
+        ) from None
 
 
 def _as_rgb(picture: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:

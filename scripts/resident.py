@@ -90,6 +90,7 @@ class Engines:
         goes_on()
         started = time.monotonic()
         recipe = request["recipe"]
+        before = _state(request["image"])
         picture, notes = self.models[0].prepare(request["image"], recipe)
         model = self.free.get()
         try:
@@ -105,6 +106,10 @@ class Engines:
         if decoded is not None:
             self.diffusion.write_whole(request["picture"], self.diffusion.picture_bytes(decoded))
         self.diffusion.write_whole(request["latent"], self.diffusion.latent_bytes(latent, self.recipe_digest(recipe)))
+        if _state(request["image"]) != before:
+            # Snakemake would not notice it: the latent is newer.
+            Path(request["latent"]).unlink()
+            raise self.diffusion.ItemError("the picture was changed while it was read: run again")
         shape = " x ".join(str(side) for side in latent.shape)
         notes += [f"latent {shape}", f"{seconds:.3f} s of {time.monotonic() - started:.3f} s on {model.device}"]
         return "; ".join(notes)
@@ -251,6 +256,15 @@ def check_request(request: Any, settings: dict[str, Any]) -> dict[str, Any]:
         if path is not None and (folder is None or Path(path).resolve().parent != Path(folder).resolve()):
             raise ValueError(f"{path!r} is not in the result folder {folder!r}")
     return request
+
+
+def _state(path: str) -> tuple[int, int, int] | None:
+    """What differs when a file was changed; None if it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _write_failure(writer: asyncio.StreamWriter, message: str) -> None:
