@@ -644,7 +644,7 @@ def _read_csv(path: str) -> pd.DataFrame:
         ) from None
     cells.index = pd.RangeIndex(1, len(cells) + 1)
     blank = (cells.fillna("") == "").all(axis=1)
-    if blank.iloc[0]:
+    if blank.all() or blank.iloc[0]:
         raise InputError(f"The sheet {path} has no header in row 1")
     short = cells.isna().any(axis=1) & ~blank
     if short.any():
@@ -722,8 +722,9 @@ def _files(paths: Iterable[str]) -> dict[str, os.DirEntry]:
             with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
                 folders[folder] = {entry.name: entry for entry in entries}
         entry = folders[folder].get(name)
-        if entry is not None and entry.is_file():
-            found[path] = entry
+        with contextlib.suppress(OSError):  # such as a link to itself
+            if entry is not None and entry.is_file():
+                found[path] = entry
     return found
 
 

@@ -175,19 +175,28 @@ def demo(tmp_path_factory) -> Study:
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that run Snakemake come last, so that a quick mistake shows quickly."""
+    """Tests that run Snakemake come last, so that a quick mistake shows quickly; cases of faults carry their kind."""
     items.sort(key=lambda item: bool({"study", "demo", "workflow_copy", "clustered"} & set(item.fixturenames)))
+    for item in items:
+        item.user_properties += [("fault", marker.args[0]) for marker in item.iter_markers("fault")]
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print what tests recorded as the property `table`: (title, line, column, cell)."""
+    """Print what tests recorded as the property `table`: (title, line, column, cell); and the faults by kind."""
     tables: dict[str, dict[str, dict[str, str]]] = {}
-    for reports in terminalreporter.stats.values():
+    faults: dict[str, dict[str, str]] = {}
+    for outcome, reports in terminalreporter.stats.items():
         for report in reports:
             for name, value in getattr(report, "user_properties", []):
+                if name == "fault" and outcome in ("passed", "failed", "skipped"):
+                    for kind in (value, "all"):
+                        counts = faults.setdefault(kind, {})
+                        counts[outcome] = str(int(counts.get(outcome, 0)) + 1)
                 if name == "table" and report.when == "call":
                     title, line, column, cell = value
                     tables.setdefault(title, {}).setdefault(line, {})[column] = cell
+    if faults:
+        tables["faults, cases by kind"] = dict(sorted(faults.items(), key=lambda entry: entry[0] == "all"))
     for title, lines in tables.items():
         columns = list(dict.fromkeys(column for cells in lines.values() for column in cells))
         terminalreporter.section(title)
