@@ -65,6 +65,11 @@ def extract_command(wildcards, input, output):
     return script("extract.py", *RESIDENT, items.canonical(request), options=["-I", "-S"])
 
 
+def tell(*texts):
+    for text in filter(None, texts):
+        print(text, file=sys.stderr)
+
+
 def planned_checksums(lost=False):
     """All, or with --batch stack=i/n those of the batch; the last batch asks for all that is lost."""
     batch = workflow.dag_settings.batch
@@ -218,9 +223,9 @@ onstart:
 
 
 onsuccess:
-    print(told_by_check() or items.cut_prompts(SHEET), file=sys.stderr)
+    tell(told_by_check(), items.cut_prompts(SHEET))
 
 
 onerror:
     slurm.cancel_submitted()
-    print(told_by_check() or items.unfinished(config, SHEET), file=sys.stderr)
+    tell(items.cut_prompts(SHEET), told_by_check() or items.unfinished(config, SHEET))

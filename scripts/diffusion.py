@@ -12,7 +12,7 @@ import os
 import secrets
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministi
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice on packages is not for our users
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from pictures import ItemError, fit_picture, open_picture
@@ -335,7 +336,9 @@ def _scheduler(own: Any, name: str) -> Any:
     if ("FlowMatch" in name) != is_flow:
         wanted = "flow matching" if is_flow else "a beta schedule"
         raise ItemError(f"scheduler {name} does not suit this model, trained with {wanted}; take scheduler auto")
-    # Where the model's own scheduler does not say, DDIM and DDPM would clip latents to -1 to 1, which is for pixels.
+    # As diffusers documents it, `DDIMScheduler.from_config(pipeline.scheduler.config)`: what the model's own scheduler
+    # leaves unsaid (`set_alpha_to_one`, `timestep_spacing`) gets the new class's default. The one exception is that
+    # DDIM and DDPM would then clip latents to -1 to 1, which is for pixels.
     unsaid = {} if is_flow or "clip_sample" in own.config else {"clip_sample": False}
     scheduler = getattr(diffusers, name).from_config(own.config, **unsaid)
     config = scheduler.config
@@ -383,8 +386,8 @@ def write_whole(path: str | Path, content: bytes) -> None:
 
 
 def extract_images(
-    images: str | Path | Image.Image | list[str | Path | Image.Image],
-    prompts: str | list[str],
+    images: str | Path | Image.Image | Iterable[str | Path | Image.Image],
+    prompts: str | Iterable[str],
     output_hidden_dir: str | Path,
     output_image_dir: str | Path | None = None,
     save_name: str = "gen",
@@ -404,15 +407,16 @@ def extract_images(
     next call with the same `model_id`, `device` and `cache_dir`.
 
     Args:
-        images: one or many, as paths or as PIL pictures; where the longer side has more than 512 pixels, it is reduced
-            to 512 (`fit_picture`'s `contain`, the reference's rule), so the latents' shapes may differ.
+        images: one or many (a list, an array, a column of a table), as paths or as PIL pictures; where the longer side
+            has more than 512 pixels, it is reduced to 512 (`fit_picture`'s `contain`, the reference's rule), so the
+            latents' shapes may differ.
         prompts: one for each picture, or one for all; without effect at strength 0.
         output_hidden_dir: gets `{prefix_hidden}_{i}.pt`, i from 0: float32 (1, C, H / 8, W / 8).
         output_image_dir: gets `{save_name}_{i}.png`, the decoded latents; None decodes none.
         save_name: letters, digits, `.`, `_` and `-`; so is `prefix_hidden`.
         prefix_hidden: see `output_hidden_dir`.
         model_id: a Hugging Face id, a folder in diffusers' layout, a `.safetensors` checkpoint, or `demo`.
-        device: as torch names it; None is `cuda` where there is one, else `cpu`.
+        device: as torch names it; None and `auto` are `cuda` where there is one, else `cpu`.
         cache_dir: for downloaded models; None is Hugging Face's own cache.
         strength: 0 (the picture as it is) to 1.
         num_inference_steps: 1 to 999; about `strength` times this many are made.
@@ -424,7 +428,7 @@ def extract_images(
         The latents' paths, in the order of the pictures.
 
     Raises:
-        ValueError: numbers of pictures and prompts that differ, or a setting out of its range.
+        ValueError: numbers of pictures and prompts that differ, what is neither, or a setting out of its range.
         FileNotFoundError: a picture that is not there.
         model.ModelError: the model cannot be had.
         ItemError: a picture cannot be done; those before it are.
@@ -432,15 +436,21 @@ def extract_images(
     import items
     from tqdm import tqdm
 
-    images = list(images) if isinstance(images, list | tuple) else [images]
-    prompts = list(prompts) if isinstance(prompts, list | tuple) else [prompts] * len(images)
+    images = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+    prompts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images and {len(prompts)} prompts: give one prompt per image, or one for all")
+    for name, values, kinds in (("images", images, str | Path | Image.Image), ("prompts", prompts, str)):
+        for number, value in enumerate(values):
+            if not isinstance(value, kinds):
+                wanted = "a text" if kinds is str else "a path or a PIL picture"
+                raise ValueError(f"{name}[{number}] is of the type {type(value).__name__}, not {wanted}")
+    prompts = [str(prompt) for prompt in prompts]  # diffusers compares types, and numpy has one of its own
     given = {
         "save_name": save_name,
         "prefix_hidden": prefix_hidden,
         "model_id": str(model_id),
-        "device": device or "auto",
+        "device": str(device or "auto"),
         "strength": strength,
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
@@ -448,6 +458,7 @@ def extract_images(
         "image_size": REFERENCE_SIZE,
         "resize": "contain",
     } | ({} if seed is None else {"seed": seed})
+    given = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
     try:
         config = items.load_config(given)
     except items.InputError as error:
@@ -456,7 +467,10 @@ def extract_images(
         if not isinstance(image, Image.Image) and not Path(image).is_file():
             raise FileNotFoundError(f"images[{number}]: no such file: {str(image)!r} (looked from {os.getcwd()})")
 
-    model = _kept_model(config["model_id"], device, None if cache_dir is None else str(cache_dir))
+    model_id = config["model_id"]
+    if model_id != "demo" and os.path.exists(model_id):
+        model_id = os.path.abspath(model_id)  # another one after a change of the working directory
+    model = _kept_model(model_id, config["device"], None if cache_dir is None else os.path.abspath(cache_dir))
     folders = [Path(folder) for folder in (output_hidden_dir, output_image_dir) if folder is not None]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -485,11 +499,13 @@ def extract_images(
 
 
 @lru_cache(maxsize=1)
-def _kept_model(model_id: str, device: str | None, cache_dir: str | None) -> Model:
+def _kept_model(model_id: str, device: str, cache_dir: str | None) -> Model:
     import model
 
     located = model.locate(model.resolve(model_id, cache_dir=cache_dir), cache_dir)
-    return Model(device=device or ("cuda" if torch.cuda.is_available() else "cpu"), **located)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Model(device=device, **located)
 
 
 @contextlib.contextmanager

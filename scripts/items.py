@@ -19,7 +19,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
@@ -44,6 +44,10 @@ FAMILIES = {
 # The folders of a model that decide its numbers; a family has some of them.
 MODEL_PARTS = ["vae", "unet", "transformer", "scheduler"]
 MODEL_PARTS += [f"{kind}{n}" for kind in ("text_encoder", "tokenizer") for n in ("", "_2", "_3")]
+# What diffusers and transformers load of a part's folder, beside its `.json` files.
+WEIGHTS = (".safetensors", ".bin")
+WEIGHTS_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+DESCRIBED = (".json", ".txt", ".model")
 # These draw noise in each step, so that the latent depends on more than the noise that it started from.
 STOCHASTIC_SCHEDULERS = {
     "DDPMScheduler",
@@ -111,9 +115,13 @@ def load_config(given: Mapping[str, Any], command_line: Iterable[str] = ()) -> d
         for key in ("model_id", "vae_id"):
             if fault := _model_fault(config[key]):
                 faults.append(f"key {key}: {fault}")
-        is_folder = config["model_id"] != "demo" and os.path.isdir(config["model_id"])
-        if is_folder and (fault := family_fault(config["model_id"])):
+        is_local = config["model_id"] != "demo" and os.path.exists(config["model_id"])
+        if is_local and os.path.isdir(config["model_id"]) and (fault := family_fault(config["model_id"])):
             faults.append(f"key model_id: {fault}")
+        if is_local and config["revision"]:
+            faults.append("key revision: only a model of Hugging Face has revisions, and model_id is a local one")
+        if fault := _pickle_fault(config):
+            faults.append(f"key allow_pickle: {fault}")
         if config["scheduler"] in STOCHASTIC_SCHEDULERS and not config["allow_stochastic_scheduler"]:
             faults.append(
                 f"key scheduler: {config['scheduler']} draws noise in each step, which adds chance to the latents; "
@@ -436,7 +444,6 @@ def table_digest(table: pd.DataFrame) -> str:
 
 def model_files(config: Mapping[str, Any]) -> list[str]:
     """The files that decide a local model and a local VAE, sorted; none of `demo` and of a Hugging Face id."""
-    kinds = {".json", ".safetensors", ".txt", ".model"} | ({".bin"} if config["allow_pickle"] else set())
     found = []
     for source, parts in ((config["model_id"], MODEL_PARTS), (config["vae_id"], [".", "vae"])):
         if source is None or source == "demo":
@@ -444,9 +451,62 @@ def model_files(config: Mapping[str, Any]) -> list[str]:
         if os.path.isfile(source):
             found.append(Path(source))
         for part in parts:
-            found += (path for path in Path(source, part).glob("*") if path.suffix in kinds)
+            files = list(Path(source, part).glob("*"))
+            found += (path for path in files if path.suffix in DESCRIBED)
+            found += chosen_weights(files, config["variant"], config["allow_pickle"])
         found += Path(source).glob("model_index.json")
     return sorted({str(path) for path in found if path.is_file()})
+
+
+def chosen_weights(files: Iterable[PurePath], variant: str | None, allow_pickle: bool) -> list[PurePath]:
+    """Those of a part's files that its weights are loaded from.
+
+    As in diffusers, a variant is taken where a part has it, and pickles where there are no safetensors.
+    """
+    safe, pickled = _weights(files, variant)
+    return safe or (pickled if allow_pickle else [])
+
+
+def weights_fault(files: Iterable[PurePath], part: str, variant: str | None, allow_pickle: bool) -> str:
+    """Why a part's weights cannot be loaded, as far as the names of its files tell; empty if they can.
+
+    The text goes on after the model's name.
+    """
+    files = list(files)
+    if chosen_weights(files, variant, allow_pickle):
+        return ""
+    if chosen_weights(files, variant, allow_pickle=True):
+        return (
+            f"has no safetensors weights for its {part}. Pickled weights (.bin, .ckpt) can "
+            "run code of strangers when they are loaded, so they are not used: convert it, take a model that comes as "
+            "safetensors, or, if you trust its maker, set allow_pickle: true"
+        )
+    if others := variants(files):
+        return f"has for its {part} only weights of the variant {' or '.join(others)}: name it by the key variant"
+    return f"is incomplete: its {part} has no weights. Get it again"
+
+
+def variants(files: Iterable[PurePath]) -> list[str]:
+    """The variants of the weights among a part's files, sorted."""
+    return sorted({kind[0] for path in files if (kind := _weights_kind(path)) and kind[0]})
+
+
+def _weights(files: Iterable[PurePath], variant: str | None) -> tuple[list[PurePath], list[PurePath]]:
+    """The weights of the variant, or else the plain ones, as safetensors and as pickles."""
+    kinds = {path: _weights_kind(path) for path in files}
+    for wanted in (variant, None):
+        safe, pickled = (sorted(path for path, kind in kinds.items() if kind == (wanted, suffix)) for suffix in WEIGHTS)
+        if safe or pickled:
+            break
+    return safe, pickled
+
+
+def _weights_kind(file: PurePath) -> tuple[str | None, str] | None:
+    """(variant, suffix) of a weights file: `model.fp16-00001-of-00002.safetensors` is ("fp16", ".safetensors")."""
+    if file.suffix not in WEIGHTS:
+        return None
+    stem, *variant, _ = re.sub(r"-\d{5}-of-\d{5}", "", file.name).split(".")
+    return (".".join(variant) or None, file.suffix) if stem in WEIGHTS_STEMS else None
 
 
 def model_identity(config: Mapping[str, Any]) -> str:
@@ -612,6 +672,37 @@ def _model_fault(model_id: str | None) -> str:
         f"{model_id!r} is neither 'demo' nor a folder or a .safetensors file (looked from {os.getcwd()}) nor a "
         "Hugging Face id (owner/name)"
     )
+
+
+def _pickle_fault(config: Mapping[str, Any]) -> str:
+    """Whether pickles would be needed that are not allowed; empty if not, or if the rule `model` is to find out.
+
+    It would not run again when `allow_pickle` is switched off, since no file and no other setting has changed.
+    """
+    if config["allow_pickle"]:
+        return ""
+    for source, parts in ((config["model_id"], MODEL_PARTS), (config["vae_id"], [".", "vae"])):
+        for part in parts if source and source != "demo" and os.path.isdir(source) else ():
+            files = list(Path(source, part).glob("*"))
+            safe, pickled = _weights(files, config["variant"])
+            if pickled and not safe:
+                name = "vae" if part == "." else part
+                return f"the model in {source} {weights_fault(files, name, config['variant'], allow_pickle=False)}"
+    try:
+        made = json.loads(Path("results/model.json").read_text(encoding="utf-8"))
+        found = [(made, "model_id", "variant", "revision")] + ([(made["vae"], "vae_id")] if made["vae"] else [])
+        for model, *keys in found:
+            pickled = any(name.endswith(".bin") for name in model["sha256"])
+            if model["commit"] and pickled and all(model[key] == config[key] for key in keys):
+                return (
+                    f"the weights of {model[keys[0]]} came as pickled files (results/model.json says so), which can "
+                    "run code of strangers when they are loaded: if you trust its maker, set allow_pickle: true; else "
+                    "take a model that comes as safetensors. To see whether this one does by now, delete "
+                    "results/model.json"
+                )
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # there is none, or it is made anew
+    return ""
 
 
 def _read_csv(path: str) -> pd.DataFrame:

@@ -9,14 +9,25 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from items import DEMO_MODEL, MODEL_PARTS, family_fault
+from items import (
+    DEMO_MODEL,
+    DESCRIBED,
+    MODEL_PARTS,
+    WEIGHTS,
+    chosen_weights,
+    family_fault,
+    variants,
+    weights_fault,
+)
 
-WEIGHTS = (".safetensors", ".bin")
+AUTOENCODERS = ["AutoencoderKL", "AutoencoderTiny", "AutoencoderDC"]
+# All that is small in a Hugging Face model, as patterns.
+SMALL_FILES = ["model_index.json", *(f"{part}/*{suffix}" for part in MODEL_PARTS for suffix in DESCRIBED)]
 REMEMBERED_BYTES = 10**7  # smaller files are hashed each time
 
 
@@ -62,22 +73,18 @@ def resolve(
     else:
         folder = _download(model_id, revision, cache_dir, variant, allow_pickle)
         commit = folder.name  # the cache keeps each commit in snapshots/<commit>
-    if fault := family_fault(folder):
-        raise ModelError(fault[0].upper() + fault[1:])
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    parts = [part for part in MODEL_PARTS if isinstance(index.get(part), list) and index[part][0]]
     files = [folder / "model_index.json"]
-    for part in parts:
+    for part in _parts(folder):
         files += _part(folder / part, part, variant, allow_pickle, f"The model in {folder}")
-    if variant and not any(_kind(path)[0] == variant for path in files if path.suffix in WEIGHTS):
-        raise ModelError(f"The model in {folder} has no weights of the variant {variant!r}")
+    if fault := _variant_fault(folder.glob("*/*"), variant):
+        raise ModelError(f"The model in {folder} {fault}")
     digests = _digests(folder, files)
     if model_id == "demo" and digests != _expected(folder):
         raise ModelError(f"The demo model in {folder} is damaged: get this repository again")
     vae = None
     if vae_id is not None:
-        vae_folder, vae_commit = _vae(vae_id, cache_dir, allow_pickle)
-        vae_files = _part(vae_folder, "vae", None, allow_pickle, f"The autoencoder {vae_id}")
+        vae_folder, vae_commit = _vae(vae_id, cache_dir, variant, allow_pickle)
+        vae_files = _part(vae_folder, "vae", variant, allow_pickle, f"The autoencoder {vae_id}")
         vae = {"vae_id": vae_id, "commit": vae_commit, "sha256": _digests(vae_folder, vae_files)}
     return {
         "model_id": model_id,
@@ -85,7 +92,7 @@ def resolve(
         "variant": variant,
         "commit": commit,
         "checkpoint": checkpoint,
-        "family": index["_class_name"],
+        "family": json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"],
         "sha256": digests,
         "vae": vae,
     }
@@ -102,13 +109,16 @@ def locate(model: dict[str, Any], cache_dir: str | None = None) -> dict[str, Any
     elif model.get("checkpoint"):
         folder = _conversion(model["checkpoint"], cache_dir)
     elif model["commit"]:
-        folder = _snapshot(model["model_id"], model["commit"], cache_dir)
+        folder = _snapshot(model["model_id"], model["commit"], cache_dir, [*model["sha256"]])
     else:
         folder = Path(model["model_id"])
     vae_folder = None
     if vae := model.get("vae"):
         source = vae["vae_id"]
-        vae_folder = _vae_folder(_snapshot(source, vae["commit"], cache_dir) if vae["commit"] else source)
+        if vae["commit"]:
+            names = [f"{place}{name}" for place in ("", "vae/") for name in vae["sha256"]]
+            source = _snapshot(source, vae["commit"], cache_dir, names)
+        vae_folder = _vae_folder(source)
     for path in filter(None, (folder, vae_folder)):
         if not path.is_dir():
             raise ModelError(f"The model's folder {str(path)!r} is gone (looked from {os.getcwd()})")
@@ -121,12 +131,17 @@ def locate(model: dict[str, Any], cache_dir: str | None = None) -> dict[str, Any
     }
 
 
-def _snapshot(repository: str, commit: str, cache_dir: str | None) -> Path:
+def _snapshot(repository: str, commit: str, cache_dir: str | None, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, revision=commit, cache_dir=cache_dir, local_files_only=True))
+        # Without the files' names, the client would miss all the others that the repository has.
+        return Path(
+            snapshot_download(
+                repository, revision=commit, cache_dir=cache_dir, allow_patterns=files, local_files_only=True
+            )
+        )
     except LocalEntryNotFoundError:
         raise ModelError(
             f"The model {repository} (commit {commit}) is not in the cache of this machine: "
@@ -138,7 +153,7 @@ def _snapshot(repository: str, commit: str, cache_dir: str | None) -> Path:
 @contextmanager
 def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
     """What Hugging Face's client raises, as messages for the user."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         yield
@@ -153,7 +168,7 @@ def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
         raise ModelError(
             f"There is no model {name} at huggingface.co, or it is private and HF_TOKEN is not set"
         ) from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # its network library's too
         raise ModelError(
             f"The model {name} is no folder (looked from {os.getcwd()}), is not in the cache of this machine and "
             f"could not be downloaded ({_first_line(error)}): check the name and the internet connection, or name a "
@@ -162,41 +177,99 @@ def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
 
 
 def _download(model_id: str, revision: str | None, cache_dir: str | None, variant: str | None, pickle: bool) -> Path:
-    from diffusers import DiffusionPipeline
-    from huggingface_hub.errors import HfHubHTTPError
+    """The snapshot of a Hugging Face model, which has the files that are used and no others.
 
-    with _hub_errors(model_id, revision):
-        try:
-            # diffusers knows which files the pipeline needs; what is passed as None is left out.
-            folder = DiffusionPipeline.download(
-                model_id,
-                revision=revision,
-                cache_dir=cache_dir,
-                variant=variant,
-                use_safetensors=None if pickle else True,
-                safety_checker=None,
-                feature_extractor=None,
-                image_encoder=None,
-            )
-        except OSError as error:
-            # diffusers wraps what the hub answered
-            raise error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error from None
-    return Path(folder)
+    Weights come last, so that what cannot be used is refused before they are downloaded.
+    """
+    folder, names = _look(model_id, revision, cache_dir, SMALL_FILES)
+    parts = {part: part for part in _parts(folder)}
+    if not names:
+        return folder
+    if fault := _variant_fault(names, variant):
+        raise ModelError(f"The model {model_id} {fault}")
+    weights = _wanted(f"The model {model_id}", names, parts, variant, pickle)
+    return _fetch(model_id, folder.name, cache_dir, SMALL_FILES + weights)
 
 
-def _vae(vae_id: str, cache_dir: str | None, allow_pickle: bool) -> tuple[Path, str | None]:
+def _vae(vae_id: str, cache_dir: str | None, variant: str | None, pickle: bool) -> tuple[Path, str | None]:
     """The folder of an autoencoder, and its commit where it is from Hugging Face."""
     if vae_id == "demo" or os.path.isdir(vae_id):
         return _vae_folder(vae_id), None
+    described = ["config.json", "vae/config.json"]
+    snapshot, names = _look(vae_id, None, cache_dir, described)
+    folder = _vae_folder(snapshot)
+    if names:
+        parts = {"vae": str(folder.relative_to(snapshot))}
+        weights = _wanted(f"The autoencoder {vae_id}", names, parts, variant, pickle)
+        _fetch(vae_id, snapshot.name, cache_dir, described + weights)
+    return folder, snapshot.name
+
+
+def _look(
+    repository: str, revision: str | None, cache_dir: str | None, patterns: list[str]
+) -> tuple[Path, list[PurePath]]:
+    """The snapshot of a Hugging Face repository with some of its files, and the names of all that it has.
+
+    There are no names if it is in the cache without them and the network is off; then what is there is all there is.
+    """
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    folder = _fetch(repository, revision, cache_dir, patterns)
+    try:
+        listing = get_cached_repo_tree(repository, revision=folder.name, cache_dir=cache_dir)
+    except CachedRepoTreeNotFoundError:
+        return folder, []
+    return folder, [PurePath(file.path) for file in listing]
+
+
+def _fetch(repository: str, revision: str | None, cache_dir: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    weights = [f"diffusion_pytorch_model{suffix}" for suffix in WEIGHTS[: 1 + allow_pickle]]
-    names = ["config.json", *weights]
-    with _hub_errors(vae_id):
-        snapshot = Path(
-            snapshot_download(vae_id, cache_dir=cache_dir, allow_patterns=[*names, *map("vae/{}".format, names)])
-        )
-    return _vae_folder(snapshot), snapshot.name
+    with _hub_errors(repository, revision):
+        return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
+
+
+def _wanted(
+    whose: str, names: list[PurePath], parts: dict[str, str], variant: str | None, allow_pickle: bool
+) -> list[str]:
+    """Of the files of a repository, the weights of these parts, each with its folder."""
+    wanted = []
+    for part, folder in parts.items():
+        files = [name for name in names if name.parent == PurePath(folder)]
+        if _has_weights(part) and (fault := weights_fault(files, part, variant, allow_pickle)):
+            raise ModelError(f"{whose} {fault}")
+        wanted += [str(file) for file in chosen_weights(files, variant, allow_pickle)]
+    return wanted
+
+
+def _parts(folder: Path) -> list[str]:
+    """The parts that a model says it has.
+
+    Raises:
+        ModelError: it is of a family that is not supported, or lacks a part.
+    """
+    if fault := family_fault(folder):
+        raise ModelError(fault[0].upper() + fault[1:])
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    parts = [part for part in MODEL_PARTS if isinstance(index.get(part), list) and index[part][0]]
+    needed = ["vae", "scheduler", "transformer" if "transformer" in index else "unet"]
+    needed += [part.replace("text_encoder", "tokenizer") for part in parts if part.startswith("text_encoder")]
+    if lacking := [part for part in needed if part not in parts]:
+        raise ModelError(f"The model in {folder} is incomplete: its model_index.json has no {lacking[0]}")
+    return parts
+
+
+def _has_weights(part: str) -> bool:
+    return not part.startswith(("tokenizer", "scheduler"))
+
+
+def _variant_fault(files: Iterable[PurePath], variant: str | None) -> str:
+    """Why a variant of a model cannot be had, as the text that goes on after the model's name."""
+    known = variants(files)
+    if variant is None or variant in known:
+        return ""
+    return f"has no weights of the variant {variant!r}; those it has: {', '.join(known) or 'none'}"
 
 
 def _vae_folder(source: str | Path) -> Path:
@@ -225,8 +298,7 @@ def _converted(path: Path, checkpoint: str, cache_dir: str | None) -> Path:
     except Exception as error:  # safetensors raises its own kind for damaged files
         raise ModelError(f"The checkpoint {path} cannot be read ({_first_line(error)}): get it again") from None
     with _hub_errors(f"{origin}, whose configs the checkpoint {path} needs,"):
-        patterns = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model"]
-        configs = Path(snapshot_download(origin, cache_dir=cache_dir, allow_patterns=patterns))
+        configs = Path(snapshot_download(origin, cache_dir=cache_dir, allow_patterns=SMALL_FILES))
     if fault := family_fault(configs):
         raise ModelError(f"The checkpoint {path} is made after {origin}: {fault}")
     kind = getattr(diffusers, json.loads((configs / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
@@ -249,52 +321,46 @@ def _converted(path: Path, checkpoint: str, cache_dir: str | None) -> Path:
 
 
 def _part(folder: Path, part: str, variant: str | None, allow_pickle: bool, whose: str) -> list[Path]:
-    """The files of one part that decide the model's numbers, after a look at their being whole.
-
-    A variant is taken where a part has it, as diffusers does.
-    """
-    files = sorted(path for path in folder.glob("*") if path.suffix in {".json", ".txt", ".model", *WEIGHTS})
-    if not files:
+    """The files of one part that decide the model's numbers, after a look at their being whole."""
+    files = sorted(folder.glob("*"))
+    described = [path for path in files if path.suffix in DESCRIBED]
+    if not described and not any(path.suffix in WEIGHTS for path in files):
         raise ModelError(f"{whose} is incomplete: it has no {part}. Get it again")
-    for path in files:
+    contents = {}
+    for path in described:
         try:
             if path.suffix == ".json":
-                json.loads(path.read_text(encoding="utf-8"))
+                contents[path.name] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise ModelError(f"{path} is damaged: get the model again") from None
-    if not part.startswith(("tokenizer", "scheduler")) and folder / "config.json" not in files:
-        raise ModelError(f"{whose} is incomplete: its {part} has no config.json. Get it again")
-    weights = [path for path in files if path.suffix in WEIGHTS]
-    described = [path for path in files if path not in weights]
-    if part.startswith(("tokenizer", "scheduler")):
+    if part.startswith("tokenizer"):
+        if not {path.name for path in described} & {"tokenizer.json", "vocab.json", "spiece.model"}:
+            raise ModelError(f"{whose} is incomplete: its {part} has no vocabulary. Get it again")
         return described
-    for kind in (variant, None):
-        safe, pickled = ([path for path in weights if _kind(path) == (kind, suffix)] for suffix in WEIGHTS)
-        if safe or pickled:
-            break
-    chosen = safe or (pickled if allow_pickle else [])
-    if pickled and not chosen:
+    config = "scheduler_config.json" if part == "scheduler" else "config.json"
+    if not isinstance(contents.get(config), dict):
+        raise ModelError(f"{whose} is incomplete: its {part} has no {config}. Get it again")
+    if part == "scheduler":
+        return described
+    if part == "vae" and (kind := contents[config].get("_class_name")) not in AUTOENCODERS:
         raise ModelError(
-            f"{whose} has no safetensors weights for its {part}. Pickled weights (.bin, .ckpt) can "
-            "run code of strangers when they are loaded, so they are not used: convert it, take a model that comes as "
-            "safetensors, or, if you trust its maker, set allow_pickle: true"
+            f"{folder} holds no autoencoder that can be used{f' but a {kind}' if kind else ''}. "
+            f"These can: {', '.join(AUTOENCODERS)}"
         )
-    if not chosen and weights:
-        kinds = ", ".join(sorted({str(_kind(path)[0]) for path in weights}))
-        raise ModelError(f"{whose} has for its {part} only weights of the variant {kinds}: name it by the key variant")
-    if not chosen:
-        raise ModelError(f"{whose} is incomplete: its {part} has no weights. Get it again")
-    for index in folder.glob(f"*{chosen[0].suffix}.index{'.' + kind if kind else ''}.json"):  # of weights in shards
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if lacking := sorted(shards - {path.name for path in chosen}):
-            raise ModelError(f"{whose} is incomplete: its {part} has no {lacking[0]}. Get it again")
+    if fault := weights_fault(files, part, variant, allow_pickle):
+        raise ModelError(f"{whose} {fault}")
+    chosen = chosen_weights(files, variant, allow_pickle)
+    names = {path.name for path in chosen}
+    whole = re.sub(r"-\d{5}-of-\d{5}", "", chosen[0].name)
+    stem, *kind, suffix = whole.split(".")
+    index = contents.get(".".join([stem, suffix, "index", *kind, "json"]))
+    if index:  # of weights in shards
+        lacking = sorted(set(index["weight_map"].values()) - names)
+    else:
+        lacking = [] if whole in names or any(".index." in name for name in contents) else [whole]
+    if lacking:
+        raise ModelError(f"{whose} is incomplete: its {part} has no {lacking[0]}. Get it again")
     return described + chosen
-
-
-def _kind(weights: Path) -> tuple[str | None, str]:
-    """(variant, suffix) of a weights file: `model.fp16-00001-of-00002.safetensors` is ("fp16", ".safetensors")."""
-    _, *variant, suffix = re.sub(r"-\d{5}-of-\d{5}", "", weights.name).split(".")
-    return ".".join(variant) or None, f".{suffix}"
 
 
 def _digests(folder: Path, files: list[Path]) -> dict[str, str]:
@@ -339,8 +405,9 @@ def _sha256(path: Path) -> str:
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     memory = platformdirs.user_cache_path("gpi-latents") / name
     if known.st_size >= REMEMBERED_BYTES:
-        with suppress(OSError):
-            return memory.read_text(encoding="ascii")
+        with suppress(OSError, UnicodeDecodeError):
+            if re.fullmatch(r"[0-9a-f]{64}", remembered := memory.read_text(encoding="ascii")):
+                return remembered
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if known.st_size >= REMEMBERED_BYTES:

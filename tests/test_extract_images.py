@@ -7,6 +7,7 @@ from pathlib import Path
 import diffusion
 import families
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import draw
@@ -87,9 +88,43 @@ def test_the_model_is_loaded_once_for_repeated_calls(pictures, tmp_path):
     diffusion.extract_images(pictures[0], "x", tmp_path / "out", model_id=folder, seed=2)
 
 
+def test_columns_of_a_table_and_numbers_of_numpy_are_taken(pictures, tmp_path):
+    paths = [str(path) for path in pictures]
+    expected = read(
+        diffusion.extract_images(
+            paths, ["a", "b", "c"], tmp_path / "a", model_id="demo", strength=0.5, num_inference_steps=4, seed=3
+        )
+    )
+    table = pd.DataFrame({"image": paths, "prompt": ["a", "b", "c"]}, index=[7, 8, 9])
+    numbers = {"strength": np.float32(0.5), "num_inference_steps": np.int32(4), "seed": np.int64(3)}
+    for images, prompts in (
+        (table["image"], table["prompt"]),
+        (np.array(paths), np.array(["a", "b", "c"])),
+        ((path for path in pictures), table["prompt"].to_numpy()),
+    ):
+        made = diffusion.extract_images(images, prompts, tmp_path / "b", model_id="demo", device="auto", **numbers)
+        assert all(torch.equal(one, other) for one, other in zip(expected, read(made), strict=True))
+
+
+def test_a_relative_model_is_another_one_in_another_working_directory(pictures, tmp_path, monkeypatch):
+    made = []
+    for name, family in (("one", "stable-diffusion"), ("two", "stable-diffusion-tiny-vae")):
+        (tmp_path / name).mkdir()
+        families.model(family, tmp_path).rename(tmp_path / name / "model")
+        monkeypatch.chdir(tmp_path / name)
+        made += read(diffusion.extract_images(pictures[0], "x", "out", model_id="model", seed=1))
+    assert not torch.equal(*made)
+    # What is loaded later comes from the same model.
+    monkeypatch.chdir(tmp_path)
+    options = {"strength": 1, "num_inference_steps": 2, "seed": 1}
+    diffusion.extract_images(pictures[0], "x", "out", model_id="two/model", **options)
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
+        ({"prompts": ["a", None, "c"]}, r"prompts\[1\] is of the type NoneType, not a text"),
+        ({"images": np.zeros((1, 8, 8, 3))}, r"images\[0\] is of the type ndarray, not a path or a PIL picture"),
         ({"prompts": ["a", "b"]}, "3 images and 2 prompts"),
         ({"strength": 1.5}, "strength: 1.5 must be at most 1"),
         ({"strength": 0.01, "num_inference_steps": 20}, "makes no step at all"),

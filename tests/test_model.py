@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
+import diffusers
 import diffusion
 import families
+import hub
 import items
 import model
 import pytest
@@ -173,6 +176,38 @@ def test_the_digest_of_large_weights_is_remembered_until_size_or_time_change(tmp
     assert model._sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest() != first
 
 
+@pytest.mark.parametrize("content", [b"", b"g" * 64, b"\xff" * 64, b"0" * 63])
+def test_a_remembered_digest_that_is_none_is_made_anew(tmp_path, content):
+    file = tmp_path / "large.safetensors"
+    file.write_bytes(bytes(model.REMEMBERED_BYTES))
+    digest = model._sha256(file)
+    [memory] = (tmp_path / "user cache").rglob("gpi-latents/*")
+    memory.write_bytes(content)
+    assert model._sha256(file) == digest == memory.read_text()
+
+
+def test_weights_in_shards_behind_links_and_odd_names_are_taken(folder, tmp_path):
+    expected = latents(model.resolve(str(folder)))
+    part = folder / "unet"
+    diffusers.UNet2DConditionModel.from_pretrained(part).save_pretrained(tmp_path / "shards", max_shard_size="100KB")
+    shutil.rmtree(part)
+    shutil.move(tmp_path / "shards", part)
+    names = [path.name for path in part.glob("*.safetensors")]
+    assert len(names) > 1
+    odd = tmp_path / "Modelle für Ünï [a b] 'c'"
+    shutil.move(folder, odd)
+    link = tmp_path / "link"
+    link.symlink_to(odd)
+    for source in (odd, link):
+        found = model.resolve(str(source))
+        assert {f"unet/{name}" for name in names} <= found["sha256"].keys()
+        assert f"{source}/unet/{names[0]}" in items.model_files(items.load_config({"model_id": str(source)}))
+        assert same(latents(found), expected)
+    (odd / "unet/diffusion_pytorch_model.safetensors.index.json").unlink()
+    with pytest.raises(model.ModelError, match=r"its unet has no diffusion_pytorch_model\.safetensors"):
+        model.resolve(str(odd))
+
+
 # --- What cannot be used ---
 
 
@@ -188,6 +223,12 @@ def shards(folder: Path) -> None:
     (part / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def unnamed(folder: Path, part: str) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    del index[part]
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -197,13 +238,40 @@ def shards(folder: Path) -> None:
         (lambda folder: shutil.rmtree(folder / "text_encoder"), "incomplete: it has no text_encoder"),
         (lambda folder: shutil.rmtree(folder / "tokenizer"), "incomplete: it has no tokenizer"),
         (shards, "incomplete: its unet has no diffusion_pytorch_model-00002-of-00002.safetensors"),
+        (lambda folder: (folder / "tokenizer/tokenizer.json").unlink(), "incomplete: its tokenizer has no vocabulary"),
+        (
+            lambda folder: (folder / "scheduler/scheduler_config.json").rename(folder / "scheduler/config.json"),
+            "incomplete: its scheduler has no scheduler_config.json",
+        ),
+        (lambda folder: unnamed(folder, "scheduler"), "its model_index.json has no scheduler"),
+        (lambda folder: unnamed(folder, "tokenizer"), "its model_index.json has no tokenizer"),
+        (lambda folder: unnamed(folder, "unet"), "its model_index.json has no unet"),
+        (lambda folder: (folder / "unet/config.json").write_text("[]"), "incomplete: its unet has no config.json"),
+        (
+            lambda folder: shutil.copy(folder / "unet/config.json", folder / "vae"),
+            "no autoencoder that can be used but a UNet2DConditionModel. These can: AutoencoderKL, ",
+        ),
     ],
-    ids=["cut", "empty", "no weights", "no part", "no tokenizer", "no shard"],
+    ids=[
+        *("cut", "empty", "no weights", "no part", "no tokenizer", "no shard", "no vocabulary", "no scheduler config"),
+        *("scheduler unnamed", "tokenizer unnamed", "unet unnamed", "odd config", "other vae"),
+    ],
 )
 def test_a_model_that_is_not_whole_is_refused(folder, damage, told):
     damage(folder)
     with pytest.raises(model.ModelError, match=told):
         model.resolve(str(folder))
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "scheduler"])
+def test_another_vae_that_is_no_autoencoder_is_refused(folder, part):
+    with pytest.raises(model.ModelError, match=f"{part} holds no autoencoder|{part} is incomplete|incomplete: its vae"):
+        model.resolve("demo", vae_id=str(folder / part))
+
+
+def test_a_revision_of_a_local_model_is_refused(folder):
+    with pytest.raises(items.InputError, match="key revision: only a model of Hugging Face has revisions"):
+        items.load_config({"model_id": str(folder), "revision": "v1"})
 
 
 def test_a_download_that_is_not_what_its_name_says_is_refused(folder, tmp_path):
@@ -227,8 +295,17 @@ def test_a_download_that_is_not_what_its_name_says_is_refused(folder, tmp_path):
         "KandinskyV22Pipeline",
         "IFPipeline",
         "StableVideoDiffusionPipeline",
-        "StableDiffusionInpaintPipeline",
         "WanPipeline",
+        "LatentConsistencyModelPipeline",
+        "StableDiffusionPAGPipeline",
+        "StableDiffusionXLPAGPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionUpscalePipeline",
+        "StableDiffusionInstructPix2PixPipeline",
+        "StableDiffusionControlNetPipeline",
+        "FluxFillPipeline",
+        "FluxKontextPipeline",
+        "Flux2Pipeline",
     ],
 )
 def test_a_family_that_cannot_work_is_refused_before_any_job(folder, name):
@@ -297,23 +374,136 @@ def test_a_single_file_that_holds_something_else_is_refused_and_leaves_nothing(f
     assert list((cache / "converted").iterdir()) == []
 
 
+# --- What the hub has, as a stand-in serves it to Hugging Face's own client ---
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    from huggingface_hub import constants
+
+    @contextmanager
+    def serve(folder: Path, **options):
+        with hub.Hub(folder, **options) as served:
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+            monkeypatch.setattr(constants, "ENDPOINT", served.address)
+            template = constants.HUGGINGFACE_CO_URL_TEMPLATE.split("/{repo_id}")[1]
+            monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", served.address + "/{repo_id}" + template)
+            yield served
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    return serve
+
+
+def weights(files: list[str]) -> list[str]:
+    return [name for name in files if name.endswith((".safetensors", ".bin"))]
+
+
+def only_variant(folder: Path) -> None:
+    for file in folder.glob("*/*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+
+
+def test_only_what_is_used_is_downloaded_and_it_is_found_again_without_the_network(folder, tmp_path, serve):
+    expected = latents(model.resolve(str(folder)))
+    (folder / "README.md").write_text("A model.")
+    for name in (f"{UNET}.fp16.safetensors", f"{UNET}.bin", "unet/openvino_model.bin", "vae_1_0/model.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"not to be used")
+    cache = tmp_path / "cache"
+    with serve(folder) as served:
+        found = model.resolve(hub.REPOSITORY, cache_dir=str(cache), vae_id=hub.REPOSITORY, allow_pickle=True)
+    used = {f"{name}.safetensors" for name in (UNET, VAE, "text_encoder/model")}
+    assert set(weights(served.served)) == set(weights(list(found["sha256"]))) == used
+    assert found["commit"] == found["vae"]["commit"] == hub.COMMIT
+    assert same(latents(found, cache), expected)
+    assert model.resolve(hub.REPOSITORY, cache_dir=str(cache), vae_id=hub.REPOSITORY) == found
+
+
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("prepare", "options", "told"),
     [
-        ("GatedRepoError", "gated.*HF_TOKEN"),
-        ("RepositoryNotFoundError", "no model someone/tiny.*HF_TOKEN"),
-        ("RevisionNotFoundError", "no revision 'v9'"),
+        (
+            lambda folder: pickled(folder, ALL_PICKLED),
+            {},
+            r"tiny has no safetensors.*strangers.*allow_pickle: true",
+        ),
+        (only_variant, {}, "has for its vae only weights of the variant fp16: name it by the key variant"),
+        (only_variant, {"variant": "bf16"}, "someone/tiny has no weights of the variant 'bf16'; those it has: fp16"),
+        (lambda folder: None, {"variant": "fp16"}, "no weights of the variant 'fp16'; those it has: none"),
+        (
+            lambda folder: (folder / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}'),
+            {},
+            "is a KandinskyPipeline, which is not supported",
+        ),
+        (lambda folder: (folder / "model_index.json").unlink(), {}, "has no model_index.json"),
+    ],
+    ids=["pickled", "variant unsaid", "other variant", "no variant", "family", "no model"],
+)
+def test_a_model_of_the_hub_that_cannot_be_used_is_refused_before_its_weights_come(
+    folder, tmp_path, serve, prepare, options, told
+):
+    prepare(folder)
+    with serve(folder) as served, pytest.raises(model.ModelError, match=told):
+        model.resolve(hub.REPOSITORY, cache_dir=str(tmp_path / "cache"), **options)
+    assert weights(served.served) == []
+
+
+def test_an_autoencoder_of_the_hub_with_pickled_weights_alone_is_taken_only_when_allowed(folder, tmp_path, serve):
+    other = tmp_path / "other"
+    shutil.copytree(folder / "vae", other)
+    pickled(other, {"diffusion_pytorch_model": "diffusion_pytorch_model.bin"})
+    options = {"vae_id": hub.REPOSITORY, "cache_dir": str(tmp_path / "cache")}
+    with serve(other) as served:
+        with pytest.raises(model.ModelError, match=r"autoencoder someone/tiny has no safetensors.*allow_pickle: true"):
+            model.resolve(str(folder), **options)
+        assert weights(served.served) == []
+        found = model.resolve(str(folder), **options, allow_pickle=True)
+    assert same(latents(found, tmp_path / "cache"), latents(model.resolve(str(folder))))
+
+
+@pytest.mark.parametrize(
+    ("given", "refuses", "told"),
+    [
+        ({}, (403, "GatedRepo"), "someone/tiny is gated.*HF_TOKEN"),
+        ({"model_id": "no/body"}, None, "no model no/body.*HF_TOKEN"),
+        ({"revision": "v9"}, None, "someone/tiny has no revision 'v9'"),
+        ({}, (500, ""), "could not be downloaded"),
     ],
 )
-def test_what_the_hub_refuses_is_told_in_words(monkeypatch, kind, told):
-    """There is no hub here: its client's exceptions are raised in its place."""
-    import diffusers
-    from huggingface_hub import errors
+def test_what_the_hub_refuses_is_told_in_words(folder, tmp_path, serve, given, refuses, told):
+    with serve(folder, refuses=refuses), pytest.raises(model.ModelError, match=told):
+        model.resolve(**{"model_id": hub.REPOSITORY, "cache_dir": str(tmp_path / "cache")} | given)
 
-    def refuse(*_, **__):
-        error = getattr(errors, kind)
-        raise error.__new__(error)
 
-    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", refuse)
-    with pytest.raises(model.ModelError, match=told):
-        model.resolve("someone/tiny", revision="v9")
+def test_pickles_that_were_allowed_once_are_refused_when_they_are_not_any_more(tmp_path, monkeypatch):
+    """No file and no other setting of the rule `model` has changed then, so it would not run."""
+    monkeypatch.chdir(tmp_path)
+    made = {"model_id": "someone/tiny", "revision": None, "variant": None, "commit": hub.COMMIT, "vae": None}
+    Path("results").mkdir()
+    given = {"model_id": "someone/tiny"}
+    for name, refused in ((f"{UNET}.safetensors", False), (f"{UNET}.bin", True)):
+        Path("results/model.json").write_text(json.dumps(made | {"sha256": {name: "0"}}))
+        items.load_config(given | {"allow_pickle": True})
+        items.load_config(given | {"revision": "other"})
+        if refused:
+            with pytest.raises(items.InputError, match=r"someone/tiny came as pickled files.*allow_pickle: true"):
+                items.load_config(given)
+        else:
+            items.load_config(given)
+
+
+def test_of_a_local_model_only_the_files_that_are_used_are_inputs(folder):
+    def files(**keys) -> list[str]:
+        return items.model_files(items.load_config({"model_id": str(folder), **keys}))
+
+    before = files()
+    for name, suffix in ALL_PICKLED.items():
+        shutil.copy(folder / f"{name}.safetensors", folder / suffix)
+    shutil.copy(folder / f"{UNET}.safetensors", folder / f"{UNET}.fp16.safetensors")
+    assert files() == files(allow_pickle=True) == before
+    assert {*files(variant="fp16")} ^ {*before} == {f"{folder}/{UNET}.fp16.safetensors", f"{folder}/{UNET}.safetensors"}
+    for name in ALL_PICKLED:
+        (folder / f"{name}.safetensors").unlink()
+    assert {*files(allow_pickle=True)} - {*before} == {f"{folder}/{name}" for name in ALL_PICKLED.values()}
+    with pytest.raises(items.InputError, match=r"has no safetensors weights for its vae.*allow_pickle: true"):
+        files()

@@ -165,6 +165,9 @@ def test_another_model_or_other_weights_run_everything(study):
     check(study, ALL, stack=True, model=True)
     file = study.folder / "model/vae/diffusion_pytorch_model.safetensors"
     file.touch()
+    # Weights that are not used, since there are safetensors of them.
+    shutil.copy(file, file.with_suffix(".bin"))
+    study.config(**CONFIG | {"model_id": "model", "allow_pickle": True})
     check(study, [], stack=False)
     weights = safetensors.torch.load_file(file)
     weights["quant_conv.bias"] += 0.1

@@ -272,6 +272,12 @@ def test_a_bad_model_is_refused_with_a_message(study, prepare, told):
     assert not list((study.folder / "results").rglob("*.pt"))
 
 
+def test_cut_prompts_are_told_of_a_failed_run_too(study):
+    study.pictures(2, strength=0.5, num_inference_steps=2, prompt="red " * 100)
+    (study.folder / "pictures/p1.png").write_text("no picture")
+    assert "row 2, p0: prompt cut: tokenizer reads 77 of its" in study.run(fails=True).text
+
+
 @pytest.mark.parametrize("family", ["stable-diffusion-xl", "flux"])
 def test_a_sheet_may_mix_strengths_and_negative_prompts(study, family):
     """Each row gets what the core makes of it alone, whatever its neighbours on the resident are."""
