@@ -522,7 +522,8 @@ def family_fault(folder: str | Path) -> str:
     """Why the model in a folder is of no use here, as far as its `.json` files tell; empty if it is of use."""
     index = Path(folder, "model_index.json")
     try:
-        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        parts = json.loads(index.read_text(encoding="utf-8"))
+        name = parts["_class_name"]
     except FileNotFoundError:
         return f"{folder} is no model in diffusers' layout: it has no model_index.json"
     except (ValueError, KeyError, TypeError):
@@ -530,6 +531,9 @@ def family_fault(folder: str | Path) -> str:
     works = "; ".join(FAMILIES.values())
     if re.sub("(Img2Img)?Pipeline$", "", str(name)) not in FAMILIES:
         return f"the model in {folder} is a {name}, which is not supported. These are: {works}"
+    for part in MODEL_PARTS:
+        if isinstance(parts.get(part), list) and parts[part][0] not in (None, "diffusers", "transformers"):
+            return f"the model in {folder} brings code of its own for its {part} ({parts[part]}), which is not run here"
     try:
         unet = json.loads(Path(folder, "unet/config.json").read_text(encoding="utf-8"))
         vae = json.loads(Path(folder, "vae/config.json").read_text(encoding="utf-8"))

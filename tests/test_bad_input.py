@@ -184,6 +184,14 @@ def test_a_picture_of_tomorrow_is_refused_with_the_remedy(folder):
     assert "row 2, column image: 'p.png' is dated in the future (2096-" in refused("image,prompt\np.png,x\n")
 
 
+@pytest.mark.fault("model")
+def test_a_model_of_tomorrow_is_refused_with_the_remedy(folder):
+    shutil.copytree(ROOT / "config/demo/model", folder / "model")
+    os.utime("model/vae/config.json", (4e9, 4e9))
+    with pytest.raises(items.InputError, match=r"key model_id: 'model/vae/config\.json' is dated in the future"):
+        items.load_config({"model_id": "model"})
+
+
 @pytest.mark.fault("picture")
 def test_check_lists_all_bad_pictures_at_once_and_needs_no_model(study):
     rows = study.pictures(8)
@@ -430,6 +438,8 @@ def hostile_model(kind: str, folder: Path) -> None:
     elif kind == "autoencoder class":
         config = json.loads((folder / "vae/config.json").read_text())
         (folder / "vae/config.json").write_text(json.dumps(config | {"_class_name": "DiffusionPipeline"}))
+    elif kind == "huge header":
+        (folder / "vae/diffusion_pytorch_model.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}")
     elif kind == "pickle named safetensors":
         (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(pickle.dumps(Owner()))
     (folder / "model_index.json").write_text(json.dumps(index))
@@ -446,6 +456,7 @@ def hostile_model(kind: str, folder: Path) -> None:
         "tokenizer with code",
         "autoencoder class",
         "pickle named safetensors",
+        "huge header",
     ],
 )
 def test_a_hostile_model_folder_executes_nothing(folder, kind):

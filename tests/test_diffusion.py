@@ -39,6 +39,7 @@ def edited(strength: float, **settings) -> dict:
 # --- Pictures ---
 
 
+@pytest.mark.fault("picture")
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path, orientation):
     upright = Image.open(draw(tmp_path / "upright.png", (40, 24)))
@@ -51,6 +52,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     assert np.array_equal(np.asarray(shown), np.asarray(upright))
 
 
+@pytest.mark.fault("picture")
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
 def test_transparency_is_laid_on_white(tmp_path, mode):
     """A picture, its left half transparent over black, in every way that a PNG can say so."""
@@ -73,6 +75,7 @@ def test_transparency_is_laid_on_white(tmp_path, mode):
     assert (shown[:, 4:] == 100).all()
 
 
+@pytest.mark.fault("picture")
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 def test_16_bits_are_scaled_not_clipped(tmp_path, suffix):
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(8, 0)
@@ -81,6 +84,7 @@ def test_16_bits_are_scaled_not_clipped(tmp_path, suffix):
     assert np.array_equal(shown[0, :, 0], np.arange(256))
 
 
+@pytest.mark.fault("picture")
 def test_cmyk_looks_as_it_looks(tmp_path):
     colours = Image.new("RGB", (64, 64), (220, 40, 30))
     colours.convert("CMYK").save(tmp_path / "c.jpg", quality=95)
@@ -88,6 +92,7 @@ def test_cmyk_looks_as_it_looks(tmp_path):
     assert abs(shown.mean((0, 1)) - (220, 40, 30)).max() < 4
 
 
+@pytest.mark.fault("picture")
 def test_a_colour_profile_is_applied_and_a_broken_one_is_not(tmp_path):
     picture = Image.new("RGB", (8, 8), (200, 100, 50))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -104,6 +109,7 @@ def test_a_colour_profile_is_applied_and_a_broken_one_is_not(tmp_path):
     assert any("used as they are" in note for note in notes)
 
 
+@pytest.mark.fault("picture")
 def test_the_first_frame_of_an_animation_is_taken(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -112,6 +118,7 @@ def test_the_first_frame_of_an_animation_is_taken(tmp_path):
     assert "the first of 2 frames" in notes
 
 
+@pytest.mark.fault("picture")
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated"])
 def test_a_damaged_picture_is_refused_by_name(tmp_path, damage):
     whole = draw(tmp_path / "whole.png").read_bytes()
@@ -130,6 +137,7 @@ def test_pad_keeps_all_of_the_picture(tmp_path):
     assert np.array_equal(shown[15], shown[17])  # reflected, without the border itself twice
 
 
+@pytest.mark.fault("picture")
 @pytest.mark.parametrize("size", [(1, 1), (5000, 1), (1, 300), (63, 65), (64, 64), (200, 100)])
 @pytest.mark.parametrize("resize", ["pad", "crop", "stretch"])
 def test_every_picture_gets_the_size_asked_for(size, resize):

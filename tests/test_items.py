@@ -31,6 +31,7 @@ def refused(folder, text, encoding="utf-8", **config):
     return str(caught.value)
 
 
+@pytest.mark.fault("sheet")
 def test_cells_stay_as_they_are_written(folder):
     for name in ("001", "NA", "1e5"):
         draw(folder / f"{name}.png")
@@ -58,6 +59,7 @@ def test_a_row_overrides_the_config_and_a_blank_cell_does_not(folder):
     assert table["num_inference_steps"].tolist() == [20, 30]
 
 
+@pytest.mark.fault("sheet")
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -104,10 +106,12 @@ def test_a_bad_sheet_is_refused_with_row_and_column(folder, text, told):
         assert part in message
 
 
+@pytest.mark.fault("sheet")
 def test_latin_1_is_refused_with_its_line(folder):
     assert "not UTF-8 (line 3)" in refused(folder, "image,prompt\na.png,x\nb.png,café\n", encoding="latin-1")
 
 
+@pytest.mark.fault("sheet")
 def test_all_faults_come_at_once_and_twenty_are_shown(folder):
     rows = "".join(f"none{number}.png,x,{2 + number}\n" for number in range(30))
     message = refused(folder, "image,prompt,strength\n" + rows)
@@ -116,6 +120,7 @@ def test_all_faults_come_at_once_and_twenty_are_shown(folder):
     assert "... and 40 more" in message
 
 
+@pytest.mark.fault("config")
 def test_all_config_faults_come_at_once():
     with pytest.raises(items.InputError) as caught:
         items.load_config({"seeds": 1, "strength": 2, "items": 5, "resize": "padd", "image_size": 100})
@@ -128,12 +133,14 @@ def test_all_config_faults_come_at_once():
     assert "key image_size: 100 must be a multiple of 8" in message
 
 
+@pytest.mark.fault("config")
 @pytest.mark.parametrize("path", ["/tmp/x", "../x", "a/../../x", "~/x", "a{b}", "."])
 def test_results_stay_below_the_working_directory(path):
     with pytest.raises(items.InputError, match="key output_hidden_dir"):
         items.load_config({"output_hidden_dir": path})
 
 
+@pytest.mark.fault("config")
 @pytest.mark.parametrize(
     ("config", "told"),
     [

@@ -142,6 +142,7 @@ def test_a_variant_is_taken_where_a_part_has_it(folder):
     assert not torch.equal(edited, plain[1])
 
 
+@pytest.mark.fault("stranger")
 def test_pickled_weights_are_loaded_only_when_allowed(folder):
     plain = latents(model.resolve(str(folder)))
     pickled(folder, ALL_PICKLED)
@@ -150,6 +151,7 @@ def test_pickled_weights_are_loaded_only_when_allowed(folder):
     assert same(latents(model.resolve(str(folder), allow_pickle=True)), plain)
 
 
+@pytest.mark.fault("stranger")
 @pytest.mark.parametrize("part", ["vae", "unet"])
 def test_even_allowed_pickles_run_no_code(folder, tmp_path, part):
     class Bomb:
@@ -229,6 +231,7 @@ def unnamed(folder: Path, part: str) -> None:
     (folder / "model_index.json").write_text(json.dumps(index))
 
 
+@pytest.mark.fault("model")
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -274,6 +277,7 @@ def test_a_revision_of_a_local_model_is_refused(folder):
         items.load_config({"model_id": str(folder), "revision": "v1"})
 
 
+@pytest.mark.fault("model")
 def test_a_download_that_is_not_what_its_name_says_is_refused(folder, tmp_path):
     """Hugging Face's cache names large files by their SHA-256."""
     snapshot = cached(tmp_path / "cache", "someone/tiny", folder)
@@ -289,6 +293,7 @@ def test_a_download_that_is_not_what_its_name_says_is_refused(folder, tmp_path):
         model.resolve("someone/tiny", cache_dir=str(tmp_path / "cache"))
 
 
+@pytest.mark.fault("model")
 @pytest.mark.parametrize(
     "name",
     [

@@ -99,6 +99,7 @@ def test_clients_that_start_together_get_one_resident_and_it_ends_when_idle(tmp_
     wait_for(lambda: nothing_left(bench), what="the idle resident to end")
 
 
+@pytest.mark.fault("kill")
 @pytest.mark.long
 def test_a_client_that_is_killed_does_not_block_the_next_and_writes_nothing(bench):
     finished(bench.client("first"))
@@ -115,6 +116,7 @@ def test_a_client_that_is_killed_does_not_block_the_next_and_writes_nothing(benc
     assert sorted(path.name for path in (bench.folder / "results/hidden").iterdir()) == ["first.pt", "next.pt"]
 
 
+@pytest.mark.fault("kill")
 @pytest.mark.long
 def test_a_resident_that_is_killed_is_replaced_and_the_item_is_done(bench):
     finished(bench.client("first"))
@@ -128,6 +130,7 @@ def test_a_resident_that_is_killed_is_replaced_and_the_item_is_done(bench):
     assert torch.load(bench.folder / "results/hidden/second.pt", weights_only=True).shape == (1, 4, 8, 8)
 
 
+@pytest.mark.fault("kill")
 @pytest.mark.long
 def test_an_item_that_kills_every_resident_fails_with_the_end_of_its_log(bench):
     client = bench.client("only", **LONG)
@@ -145,6 +148,7 @@ def test_an_item_that_kills_every_resident_fails_with_the_end_of_its_log(bench):
     assert "The end of logs/resident-" in output
 
 
+@pytest.mark.fault("picture")
 def test_a_bad_item_leaves_the_resident_serving(bench):
     (bench.folder / "text.png").write_text("no picture")
     assert "text.png' cannot be read" in finished(bench.client("bad", image="text.png"), 1)
@@ -153,6 +157,7 @@ def test_a_bad_item_leaves_the_resident_serving(bench):
     assert residents(bench.folder) == [resident]
 
 
+@pytest.mark.fault("disk")
 def test_a_result_that_cannot_be_written_is_a_clear_error(bench):
     (bench.folder / "results/hidden/full.pt").mkdir()
     output = finished(bench.client("full"), 1)
@@ -160,6 +165,7 @@ def test_a_result_that_cannot_be_written_is_a_clear_error(bench):
     assert [path.name for path in (bench.folder / "results/hidden").iterdir()] == ["full.pt"]
 
 
+@pytest.mark.fault("disk")
 @pytest.mark.long
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
 def test_a_full_disk_and_a_read_only_one_are_clear_errors_and_heal(bench):
@@ -179,6 +185,7 @@ def test_a_full_disk_and_a_read_only_one_are_clear_errors_and_heal(bench):
         subprocess.run(["umount", "-l", hidden], check=True)
 
 
+@pytest.mark.fault("model")
 def test_a_model_that_cannot_be_loaded_is_told_to_all_who_wait(bench):
     (bench.folder / "results/model.json").write_text('{"model_id": "gone", "commit": null}')
     clients = [bench.client(f"x{number}") for number in range(3)]
@@ -207,6 +214,7 @@ def test_edited_code_and_another_model_are_not_served_by_the_old_process(tmp_pat
     wait_for(lambda: nothing_left(bench), what="the residents to end")
 
 
+@pytest.mark.fault("kill")
 @pytest.mark.long
 def test_the_clients_of_a_killed_run_do_not_overwrite_what_a_later_run_makes(bench):
     """After kill -9 of Snakemake its clients live on; meanwhile the user changes a setting and runs again."""
@@ -236,6 +244,7 @@ def test_it_ends_with_its_run_and_with_its_working_directory(tmp_path):
     wait_for(lambda: not resident.is_running() or resident.status() == "zombie", 10, "the resident to end")
 
 
+@pytest.mark.fault("kill")
 @pytest.mark.long
 def test_what_a_killed_resident_leaves_is_cleared_by_the_next_of_any_model(bench):
     finished(bench.client("first"))
@@ -250,6 +259,7 @@ def test_what_a_killed_resident_leaves_is_cleared_by_the_next_of_any_model(bench
     assert not left & {path.name for path in bench.tmp.glob("*/*")}
 
 
+@pytest.mark.fault("kill")
 @pytest.mark.long
 def test_a_resident_that_is_stopped_is_given_up(tmp_path, workflow_copy):
     script = workflow_copy / "scripts/extract.py"
@@ -276,11 +286,13 @@ def test_a_long_tmpdir_works(bench):
     wait_for(lambda: not residents(bench.folder))
 
 
+@pytest.mark.fault("stranger")
 def test_a_directory_that_others_can_enter_is_refused(bench):
     (bench.tmp / f"gpi-latents-{os.getuid()}-{os.uname().nodename.partition('.')[0][-16:]}").mkdir(mode=0o755)
     assert "is not a private directory of yours" in finished(bench.client("first"), 1)
 
 
+@pytest.mark.fault("stranger")
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_another_user_is_refused(bench):
     finished(bench.client("first"))
@@ -301,6 +313,7 @@ def test_another_user_is_refused(bench):
     assert "not a valid request" in answer.stdout
 
 
+@pytest.mark.fault("stranger")
 @pytest.mark.long
 def test_malformed_requests_are_refused_and_the_next_is_served(bench):
     finished(bench.client("first"))
@@ -327,6 +340,7 @@ def _encode(value) -> bytes:
 # --- Whole runs ---
 
 
+@pytest.mark.fault("kill")
 @pytest.mark.long
 @pytest.mark.parametrize("ending", ["success", "error", "SIGINT", "SIGKILL"])
 def test_nothing_is_left_behind_after_a_run(study, ending):
@@ -352,6 +366,7 @@ def test_nothing_is_left_behind_after_a_run(study, ending):
     assert len(study.digests()) == 4
 
 
+@pytest.mark.fault("kill")
 @pytest.mark.long
 def test_a_run_of_40_items_survives_the_death_of_its_resident(study):
     study.pictures(40, strength=1, num_inference_steps=30)

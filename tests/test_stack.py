@@ -51,6 +51,7 @@ def test_every_format_holds_the_latents_in_order(tmp_path, latents, suffix):
     )
 
 
+@pytest.mark.fault("stranger")
 def test_different_shapes_are_refused_with_the_rare_ones_named(tmp_path, latents):
     torch.save(torch.zeros(1, 4, 8, 8), latents[1][3])
     with pytest.raises(items.InputError) as caught:
@@ -59,6 +60,7 @@ def test_different_shapes_are_refused_with_the_rare_ones_named(tmp_path, latents
     assert "(4, 8, 8): 1 item (d)" in str(caught.value)
 
 
+@pytest.mark.fault("stranger")
 @pytest.mark.parametrize("kind", ["text", "pickle", "shape", "dtype", "truncated", "missing"])
 def test_what_is_no_latent_is_refused_by_name(tmp_path, latents, kind):
     path = tmp_path / "hidden_3.pt"
@@ -79,6 +81,7 @@ def test_what_is_no_latent_is_refused_by_name(tmp_path, latents, kind):
         stack.stack(latents[1], list("abcdefg"), tmp_path / "latents.pt", {})
 
 
+@pytest.mark.fault("stranger")
 def test_a_latent_with_one_flipped_bit_is_refused(tmp_path, latents):
     path = tmp_path / "hidden_3.pt"
     content = bytearray(path.read_bytes())
@@ -88,6 +91,7 @@ def test_a_latent_with_one_flipped_bit_is_refused(tmp_path, latents):
         stack.stack(latents[1], list("abcdefg"), tmp_path / "latents.pt", {})
 
 
+@pytest.mark.fault("stranger")
 def test_a_latent_that_other_settings_made_is_refused(tmp_path, latents):
     tensors, paths = latents
     for number, path in enumerate(paths[:5]):

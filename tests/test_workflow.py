@@ -113,6 +113,7 @@ def test_photographs_below_a_path_with_a_space_and_other_letters(tmp_path):
     assert "Nothing to be done" in study.run("--config", "num_inference_steps=4").text
 
 
+@pytest.mark.fault("sheet")
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -141,6 +142,7 @@ def test_a_bad_sheet_stops_the_run_with_one_message(study, text, told):
     assert not (study.folder / "results").exists()
 
 
+@pytest.mark.fault("config")
 def test_a_bad_config_stops_the_run_with_one_message(study):
     study.pictures(1)
     study.config(strenght=0.5, resize="padd")
@@ -160,6 +162,7 @@ def test_values_from_the_command_line(study):
     assert not list((study.folder / "logs").glob("resident*"))
 
 
+@pytest.mark.fault("picture")
 def test_one_bad_picture_costs_no_other_item_and_is_all_that_runs_again(study):
     study.pictures(6)
     whole = (study.folder / "pictures/p3.png").read_bytes()
@@ -221,12 +224,14 @@ def test_different_shapes_make_no_tensor_but_keep_the_latents(study):
     assert not (study.folder / "results/latents.pt").exists()
 
 
+@pytest.mark.fault("stranger")
 def test_an_item_that_is_not_in_the_sheet_is_no_target(study):
     study.pictures(1)
     run = study.run("results/hidden/hidden_nobody.pt", fails=True)
     assert "has no item 'nobody'" in run.text
 
 
+@pytest.mark.fault("sheet")
 def test_a_sheet_that_changes_during_the_run_is_not_stacked(study):
     rows = study.pictures(2, strength=1, num_inference_steps=300)
     run = study.start()
@@ -240,6 +245,7 @@ def test_a_sheet_that_changes_during_the_run_is_not_stacked(study):
     assert study.run().jobs == {"extract": 1, "stack": 1}
 
 
+@pytest.mark.fault("model")
 @pytest.mark.parametrize(
     ("prepare", "told"),
     [
