@@ -190,8 +190,6 @@ rule figure:
         "results/report/{figure}.json",
     log:
         "logs/figure/{figure}.log",
-    group:
-        "report"
     conda:
         "envs/environment.yaml"
     resources:
@@ -214,8 +212,6 @@ rule report:
         "results/report.html",
     log:
         "logs/report.log",
-    group:
-        "report"
     conda:
         "envs/environment.yaml"
     resources:

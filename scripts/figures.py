@@ -359,21 +359,18 @@ def duplicates(results: Results) -> tuple[Figure, dict[str, Any]]:
     ]
     same.sort(key=lambda group: group[0])
     found = measures.neighbours(results.stacked, measures.principal_components(results.stacked))
-    taken = {frozenset((a, b)) for group in same[:NAMED] for a in group[:50] for b in group[:50] if a != b}
     digests = results.index["sha256"].to_numpy()
     pairs: dict[frozenset[int], tuple[float, int, int]] = {}
-    near = 0
+    differ = digests[found.rows] != digests[found.nearest]
+    near = int((differ & (found.distances < measures.NEAR)).sum())
     for place in np.argsort(found.distances, kind="stable"):
         row, other, distance = int(found.rows[place]), int(found.nearest[place]), float(found.distances[place])
         key = frozenset((row, other))
-        if key in pairs or key in taken or digests[row] == digests[other]:
-            continue
-        if distance < measures.NEAR:
-            near += 1
-        elif len(pairs) >= 3:
+        # At least the three nearest pairs are told, however far they are.
+        if len(pairs) == NAMED or (distance >= measures.NEAR and len(pairs) >= 3):
             break
-        if len(pairs) < NAMED:
-            pairs[key] = distance, min(row, other), max(row, other)
+        if digests[row] != digests[other]:
+            pairs.setdefault(key, (distance, min(row, other), max(row, other)))
     facts = {
         "of": count,
         "compared": len(found.rows),

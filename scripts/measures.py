@@ -264,7 +264,7 @@ def errors(pictures: Pair) -> tuple[float, float]:
     seen, decoded = (np.asarray(picture, np.float32) for picture in (pictures.seen, pictures.decoded))
     error = float(np.mean((seen - decoded) ** 2, dtype=np.float64))
     psnr = min(IDENTICAL, 10 * np.log10(255**2 / error)) if error else IDENTICAL
-    grey = [np.asarray(picture.convert("L")) for picture in (pictures.seen, pictures.decoded)]
+    grey = [np.asarray(picture.convert("L"), np.float32) for picture in (pictures.seen, pictures.decoded)]
     window = min(7, *grey[0].shape)
     ssim = structural_similarity(*grey, data_range=255, win_size=window - (window + 1) % 2)
     return float(psnr), float(ssim)

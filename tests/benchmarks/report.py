@@ -72,9 +72,10 @@ def make_study(folder: Path, count: int, side: int) -> dict[str, object]:
 
 
 def measure(*command: str) -> dict[str, float]:
-    """Wall and CPU seconds and peak memory (MB) of one process."""
+    """Wall and CPU seconds and peak memory (MB) of one process, with one thread, as Snakemake gives a job."""
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, *command])
+    threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+    process = subprocess.Popen([sys.executable, *command], env=os.environ | threads, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"failed: {command}")
