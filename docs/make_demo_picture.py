@@ -1,6 +1,6 @@
 """Draw docs/demo.png, the README's picture: the report's contact sheet of some items of the demo.
 
-    .venv/bin/snakemake --cores all && .venv/bin/python docs/make_demo_picture.py
+.venv/bin/snakemake --cores all && .venv/bin/python docs/make_demo_picture.py
 """
 
 import io
