@@ -130,7 +130,9 @@ def draw_sheet(entries: list[tuple[dict[str, Any], Pair]]) -> Figure:
             )
         lines = [_cut(told["id"], 32)]
         if told["strength"] > 0:
-            lines += textwrap.wrap(f"{told['strength']:g}: {_plain(told['prompt'])}", 38, max_lines=2, placeholder=" …")
+            lines += textwrap.wrap(
+                f"strength {told['strength']:g}: {_plain(told['prompt'])}", 38, max_lines=2, placeholder=" …"
+            )
         for line, text in enumerate(lines):
             y = 1 - (top + side + 6 + 18 * line) / height
             figure.text(
