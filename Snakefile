@@ -32,6 +32,7 @@ TABLE = items.table_digest(items.index_table(config, SHEET))
 if not workflow.is_main_process:
     TABLE = os.environ.get("GPI_TABLE", TABLE)
 os.environ |= {"GPI_TABLE": TABLE}
+FIGURES = items.figures(config)
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 PYTHON = "python" if CONDA else sys.executable
 CONFIG = items.canonical(config)
@@ -85,6 +86,7 @@ def told_by_check():
 wildcard_constraints:
     id=r"[A-Za-z0-9_-][A-Za-z0-9._-]*",
     block=r"\d+",
+    figure="|".join(items.FIGURES),
 
 
 localrules:
@@ -99,6 +101,7 @@ rule all:
         config["stacked"],
         "results/index.csv",
         "results/provenance.json",
+        ["results/report.html"] if config["report"] else [],
         # Without these, a lost result would go unnoticed as long as there is a tensor.
         lambda wildcards: items.lost_results(config, ITEMS, planned_checksums(lost=True)),
         lambda wildcards: planned_checksums(),
@@ -181,6 +184,55 @@ rule stack:
         table=TABLE,
         command=lambda wildcards, input, output: script(
             "stack.py", "--config", CONFIG, "--table", TABLE, "--model", input.model, "--output", *output
+        ),
+    shell:
+        "{params.command} > {log:q} 2>&1"
+
+
+rule figure:
+    input:
+        tensor=config["stacked"],
+        index="results/index.csv",
+    output:
+        report(
+            "results/report/{figure}.png",
+            caption="scripts/templates/captions.rst",
+            category=lambda wildcards: items.FIGURES[wildcards.figure][1],
+            labels=lambda wildcards: {"figure": items.FIGURES[wildcards.figure][0]},
+        ),
+        "results/report/{figure}.json",
+    log:
+        "logs/figure/{figure}.log",
+    conda:
+        "envs/environment.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        color=lambda wildcards: config["report_color"] if wildcards.figure == "map" else None,
+        command=lambda wildcards, input, output: script(
+            "figures.py", "--config", CONFIG, "--figure", wildcards.figure, "--index", input.index, "--output", *output
+        ),
+    shell:
+        "{params.command} > {log:q} 2>&1"
+
+
+rule report:
+    input:
+        expand("results/report/{figure}.{kind}", figure=FIGURES, kind=["png", "json"]),
+        provenance="results/provenance.json",
+    output:
+        "results/report.html",
+    log:
+        "logs/report.log",
+    conda:
+        "envs/environment.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        command=lambda wildcards, input, output: script(
+            "report.py", "--figures", *FIGURES, "--provenance", input.provenance, "--output", *output
         ),
     shell:
         "{params.command} > {log:q} 2>&1"

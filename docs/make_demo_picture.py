@@ -1,24 +1,31 @@
-"""Draw docs/demo.png, the README's picture, from the demo's results: inputs above, decoded latents below."""
+"""Draw docs/demo.png, the README's picture: the report's contact sheet of some items of the demo.
 
+.venv/bin/snakemake --cores all && .venv/bin/python docs/make_demo_picture.py
+"""
+
+import io
+import os
 import sys
 from pathlib import Path
-
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import diffusion  # noqa: E402
-import pandas as pd  # noqa: E402
+import figures  # noqa: E402
+import items  # noqa: E402
+import measures  # noqa: E402
+import yaml  # noqa: E402
+from PIL import Image  # noqa: E402
 
-SHOWN = ["shape_03", "shape_04", "shape_06", "shape_11", "shape_22", "shape_24"]
+SHOWN = [3, 4, 6, 9, 11, 12, 15, 18, 21, 22, 23, 24]  # the last four are edited
 
-index = pd.read_csv(ROOT / "results/index.csv").set_index("id")
-sheet = Image.new("RGB", (len(SHOWN) * 136 - 8, 2 * 136 - 8), "white")
-for column, item_id in enumerate(SHOWN):
-    picture, _ = diffusion.open_picture(ROOT / index.loc[item_id, "image"])
-    seen, _ = diffusion.fit_picture(picture, (64, 64), "pad")
-    decoded = Image.open(ROOT / f"results/images/gen_{item_id}.png")
-    for row, shown in enumerate((seen, decoded)):
-        sheet.paste(shown.resize((128, 128), Image.Resampling.NEAREST), (column * 136, row * 136))
-sheet.save(ROOT / "docs/demo.png", optimize=True)
+os.chdir(ROOT)
+config = items.load_config(yaml.safe_load(Path("config/config.yaml").read_text(encoding="utf-8")))
+results = figures.Results(config, measures.read_index("results/index.csv"))
+rows = [row for row, item_id in enumerate(results.index["id"]) if item_id in {f"shape_{n:02}" for n in SHOWN}]
+figures.style()
+drawn = io.BytesIO()
+figures.draw_sheet([(results.told(row), results.pair(row)) for row in rows]).savefig(drawn)
+# 256 colours, so that it is small.
+Image.open(drawn).convert("RGB").quantize(dither=Image.Dither.NONE).save("docs/demo.png", optimize=True)
+print(f"docs/demo.png: {os.path.getsize('docs/demo.png') / 1000:.0f} kB")

@@ -59,6 +59,15 @@ STOCHASTIC_SCHEDULERS = {
 }
 # Columns that the index table adds, so a sheet cannot have them.
 INDEX_COLUMNS = ["row", "sha256"]
+# The report's figures in their order, each with its title and the category that `snakemake --report` lists it under.
+FIGURES = {
+    "contact_sheet": ("Input and decoded output", "Pictures"),
+    "reconstruction": ("Reconstruction error", "Pictures"),
+    "map": ("Map of the latents", "Latents"),
+    "values": ("Values by channel", "Latents"),
+    "duplicates": ("Near-duplicates", "Latents"),
+    "run_times": ("Run times", "Run"),
+}
 
 MOST_FAULTS = 20
 BLOCK = 100  # latents whose checksums stand in one file
@@ -151,6 +160,7 @@ def read_items(config: Mapping[str, Any], check_images: bool = True) -> pd.DataF
     sheet = _read_csv(path)
     rules = schema()["$defs"]["item"]["properties"]
     _check_header(path, list(sheet.columns), rules)
+    _check_color(config, list(sheet.columns))
     faults: list[tuple[int, str, str]] = []
 
     if "id" not in sheet:
@@ -256,6 +266,11 @@ def picture_path(config: Mapping[str, Any], item_id: str) -> str | None:
     if config["output_image_dir"] is None:
         return None
     return os.path.normpath(f"{config['output_image_dir']}/{config['save_name']}_{item_id}.png")
+
+
+def figures(config: Mapping[str, Any]) -> list[str]:
+    """The report's figures; none of pictures where no pictures are decoded."""
+    return [name for name, (_, kind) in FIGURES.items() if config["output_image_dir"] or kind != "Pictures"]
 
 
 def block(latents: list[str], number: int) -> list[str]:
@@ -377,6 +392,10 @@ def unfinished(config: Mapping[str, Any], items: pd.DataFrame) -> str:
     told = []
     if not os.path.exists("results/model.json"):
         told.append(log_text("logs/model.log"))
+    elif missing.empty and os.path.exists("results/index.csv"):
+        # Snakemake removes what a failed job was to make.
+        names = [name for name in figures(config) if not os.path.exists(f"results/report/{name}.json")]
+        told += map(log_text, [*(f"logs/figure/{name}.log" for name in names), "logs/report.log"])
     elif missing.empty:
         told += map(log_text, ["logs/stack.log", *sorted(glob.glob("logs/checksums/*.log"))])
     if not failed.empty:
@@ -775,6 +794,14 @@ def _check_header(path: str, columns: list[str], rules: Mapping[str, Any]) -> No
             faults.append(f"column {name!r} is missing")
     if faults:
         raise InputError(_listing(f"The header of the sheet {path}", faults))
+
+
+def _check_color(config: Mapping[str, Any], columns: list[str]) -> None:
+    color = config["report_color"]
+    known = [*columns, *(name for name in ["id", *SETTINGS] if name not in columns)]
+    if config["report"] and color is not None and color not in known:
+        near = _suggestion(color, known, cutoff=0.6)
+        raise InputError(f"key report_color: the sheet {config['items']} has no column {color!r}{near}")
 
 
 def _suggestion(name: str, known: Iterable[str], cutoff: float) -> str:

@@ -71,7 +71,8 @@ class Study:
         self.config()
 
     def config(self, **keys) -> None:
-        text = yaml.safe_dump({"model_id": "demo", **keys}, allow_unicode=True)
+        # The report would cost each run ten seconds; tests/test_report.py and the demo make it.
+        text = yaml.safe_dump({"model_id": "demo", "report": False, **keys}, allow_unicode=True)
         (self.folder / "config/config.yaml").write_text(text, encoding="utf-8")
 
     def sheet(self, rows: list[dict]) -> None:
