@@ -66,9 +66,9 @@ def test_a_short_training_halves_the_loss_of_each_part_and_makes_a_whole_model(t
         losses = train_demo_model.train_briefly(tmp_path)
     finally:
         torch.set_num_threads(threads)
-    assert set(losses) == {"autoencoder", "denoiser"}
-    for values in losses.values():
-        assert np.mean(values[-20:]) <= np.mean(values[:5]) / 2
+    for part in ("autoencoder", "denoiser"):
+        assert np.mean(losses[part][-20:]) <= np.mean(losses[part][:5]) / 2
+    assert np.mean(losses["decoder"][-20:]) <= np.mean(losses["autoencoder"][-20:])  # it goes on from there
     resolved = model.resolve(str(tmp_path))
     assert resolved["sha256"] == model._expected(tmp_path)
     picture = shapes.draw("square", "blue", 0.4, 0.5, 0.5, (230, 230, 230))
