@@ -19,7 +19,6 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle")
 GROUNDS = {"light": (222, 234), "dark": (30, 42)}  # range of each channel
-FILLED = {"circle": np.pi / 4, "square": 1.0, "triangle": 0.5}  # share of the bounding box
 OVERSAMPLING = 4  # pictures are drawn so much larger and then averaged: smooth edges, quarters of pixels
 LARGE, SMALL = 0.48, 0.36  # sizes from and up to which the word is used
 ASIDE = 0.12  # how far from the middle the words for places begin
@@ -135,7 +134,7 @@ def measure(picture: Image.Image) -> Seen:
 
     The ground is the median of the border's pixels. The foreground is what is further from it, in RGB, than half as far
     as the picture's most different hundredth. The colour is the named one nearest to the foreground's median. The shape
-    is the one that fills its bounding box most nearly as the foreground fills its own.
+    is the one that, drawn into the foreground's bounding box, differs from it in the fewest pixels.
 
     Args:
         picture: mode RGB, with one shape that does not touch the border.
@@ -154,12 +153,23 @@ def measure(picture: Image.Image) -> Seen:
     if not (len(rows) and len(columns)):
         return Seen(None, None, 0.5, 0.5, 0.0)
     box_height, box_width = rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]
-    filled = is_shape[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].mean()
+    in_box = is_shape[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     median = np.median(pixels[is_shape], axis=0)
     return Seen(
-        shape=min(FILLED, key=lambda shape: abs(FILLED[shape] - filled)),
+        shape=min(SHAPES, key=lambda shape: int((_ideal(shape, box_height, box_width) != in_box).sum())),
         colour=min(COLOURS, key=lambda colour: float(np.linalg.norm(median - COLOURS[colour]))),
         x=(columns[0] + columns[-1] + 1) / 2 / pixels.shape[1],
         y=(rows[0] + rows[-1] + 1) / 2 / pixels.shape[0],
         size=float(np.sqrt(box_width * box_height)) / min(pixels.shape[:2]),
     )
+
+
+def _ideal(shape: str, height: int, width: int) -> np.ndarray:
+    """Which pixels of a box a shape covers that fills it: bool (height, width)."""
+    down = ((np.arange(height) + 0.5) / height * 2 - 1)[:, None]  # -1 at the top, 1 at the bottom
+    across = ((np.arange(width) + 0.5) / width * 2 - 1)[None, :]
+    if shape == "circle":
+        return across**2 + down**2 <= 1
+    if shape == "triangle":
+        return abs(across) <= (down + 1) / 2
+    return np.ones((height, width), dtype=bool)

@@ -393,7 +393,7 @@ class Measured:
 
     def __init__(self, folder: Path = MODEL, pictures: int = 100, seed: int = SEED + 1):
         self.pipeline = diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(
-            folder, torch_dtype=torch.float32, local_files_only=True
+            folder, dtype=torch.float32, local_files_only=True
         )
         self.pipeline.set_progress_bar_config(disable=True)
         self.vae = self.pipeline.vae
