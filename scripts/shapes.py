@@ -59,7 +59,7 @@ def draw(
     Args:
         shape: `circle`, `square` or `triangle` (on its base, as wide as high).
         colour: a name in `COLOURS`.
-        size: width of the shape as a share of the picture's shorter side, 0 to 1.
+        size: width of the shape as a share of the picture's shorter side, above 0, to 1.
         x: middle of the shape as a share of the picture's width, 0 (left) to 1.
         y: the same of the height, 0 (top) to 1.
         ground: RGB, 0 to 255.
