@@ -17,7 +17,7 @@ import measures  # noqa: E402
 import yaml  # noqa: E402
 from PIL import Image  # noqa: E402
 
-SHOWN = [3, 4, 6, 9, 11, 12, 15, 18, 21, 22, 23, 24]  # the last four are edited
+SHOWN = [1, 2, 4, 6, 9, 12, 25, 26, 27, 28, 29, 30]  # the last six are edited
 
 os.chdir(ROOT)
 config = items.load_config(yaml.safe_load(Path("config/config.yaml").read_text(encoding="utf-8")))
