@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import items
 import numpy as np
 import torch
-from tensors import values_offset
+from tensors import values_offset, write_shape
 
 
 def read_latent(path: str | Path) -> torch.Tensor:
@@ -150,6 +150,7 @@ def _pt_skeleton(path: Path, shape: tuple[int, ...], size: int) -> int:
         tensor = torch.from_file(str(sparse), shared=False, size=size // 4, dtype=torch.float32).reshape(shape)
         with torch.serialization.skip_data():
             torch.save(tensor, path)
+        write_shape(path, shape)
     finally:
         sparse.unlink(missing_ok=True)
     return values_offset(path)

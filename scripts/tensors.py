@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import math
-import pickle
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 
 class TensorError(ValueError):
     """The file holds no stacked latents, or damaged ones; its text is the message for the user."""
-
-
-class _Described(NamedTuple):
-    """What the pickle in a file of torch.save says of its tensor."""
-
-    storage: tuple
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
 
 
 def open_latents(path: str | Path) -> np.ndarray:
@@ -49,7 +37,7 @@ def open_latents(path: str | Path) -> np.ndarray:
             raise ValueError(f"it holds {latents.dtype} {latents.shape}, not float32 (N, C, H, W)")
     except FileNotFoundError:
         raise TensorError(f"{path} is missing: run snakemake without a target, which makes it again") from None
-    except Exception as error:  # a damaged zip file or pickle raises many kinds
+    except Exception as error:  # a damaged zip file raises many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TensorError(f"{path} is no tensor of this workflow ({reason}): delete it and run again") from None
     return latents
@@ -64,40 +52,24 @@ def values_offset(path: str | Path) -> int:
         return values.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
 
 
+def write_shape(path: str | Path, shape: tuple[int, ...]) -> None:
+    """Tell the shape at the end of a file of torch.save, which says it otherwise in a pickle alone.
+
+    The end of a zip file is a comment with its length before it; torch does not look at it.
+    """
+    comment = json.dumps({"shape": shape}).encode()
+    with open(path, "r+b") as file:
+        file.seek(-2, 2)
+        file.write(len(comment).to_bytes(2, "little") + comment)
+
+
 def _open_pt(path: Path) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
-        names = {member.filename.partition("/")[2]: member for member in archive.infolist()}
-        if not {"data.pkl", "data/0"} <= names.keys():
-            raise ValueError("not as torch.save writes a tensor")
-        with archive.open(names["data.pkl"]) as file:
-            described = _Unpickler(file).load()
-    if not isinstance(described, _Described):
-        raise ValueError("it holds no tensor")
-    kind, key = described.storage[1:3]
-    shape = described.shape
-    strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    stored = names["data/0"]
-    if (kind, key, described.offset) != ("FloatStorage", "0", 0) or (described.strides != strides and all(shape)):
-        raise ValueError("not a float32 tensor in C order")
+        shape = tuple(json.loads(archive.comment)["shape"])
+        stored = next(member for member in archive.infolist() if member.filename.endswith("/data/0"))
     if stored.compress_type != zipfile.ZIP_STORED or stored.file_size != 4 * math.prod(shape):
         raise ValueError("its values are not as many as its shape says")
     return _mapped(path, values_offset(path), shape)
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads the description of one tensor; a pickle that asks for anything else, which could run code, is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda storage, offset, shape, strides, *_: _Described(storage, offset, shape, strides)
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if module == "torch" and name.endswith("Storage"):
-            return name
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, not one tensor")
-
-    def persistent_load(self, pid: tuple) -> tuple:
-        return pid  # ("storage", kind, key, device, count)
 
 
 def _open_npy(path: Path) -> np.ndarray:
