@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import platform
-import struct
 import sys
 import zipfile
 import zlib
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO
 import items
 import numpy as np
 import torch
+from tensors import values_offset
 
 
 def read_latent(path: str | Path) -> torch.Tensor:
@@ -53,7 +53,7 @@ class Reader:
         self.shape = tuple(latent.shape)
         self.strides = [4 * stride for stride in latent.stride()]
         content = Path(first).read_bytes()
-        begin = _values_offset(first)
+        begin = values_offset(first)
         self.before = content[:begin]
         self.values = slice(begin, begin + 4 * latent.numel())
         self.length = len(content)
@@ -152,16 +152,7 @@ def _pt_skeleton(path: Path, shape: tuple[int, ...], size: int) -> int:
             torch.save(tensor, path)
     finally:
         sparse.unlink(missing_ok=True)
-    return _values_offset(path)
-
-
-def _values_offset(path: str | Path) -> int:
-    """Where the values begin in a file of torch.save, a zip file that stores them uncompressed."""
-    with zipfile.ZipFile(path) as archive:
-        values = next(member for member in archive.infolist() if member.filename.endswith("/data/0"))
-    with open(path, "rb") as file:
-        file.seek(values.header_offset + 26)  # in a local file header of 30 bytes: the lengths of name and extra field
-        return values.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+    return values_offset(path)
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:

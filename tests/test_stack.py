@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import diffusion
 import items
 import numpy as np
 import pytest
-import safetensors
+import safetensors.torch
 import stack
+import tensors
 import torch
+from conftest import ROOT
 
 
 @pytest.fixture
@@ -99,3 +103,51 @@ def test_a_latent_that_other_settings_made_is_refused(tmp_path, latents):
     recipes[2] = "x" * 64
     with pytest.raises(items.InputError, match=r"hidden_2\.pt was made with other settings"):
         stack.stack(paths, list("abcdefg"), target, {}, recipes)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "npy", "safetensors"])
+def test_the_tensor_is_mapped_without_torch(tmp_path, latents, suffix):
+    target = tmp_path / f"latents.{suffix}"
+    stack.stack(latents[1], list("abcdefg"), target, {})
+    mapped = tensors.open_latents(target)
+    assert np.array_equal(mapped, torch.cat(latents[0]).numpy())
+    assert mapped.dtype == np.float32
+    assert not mapped.flags.writeable
+    assert isinstance(mapped, np.memmap)
+    code = f"import sys, tensors; tensors.open_latents({str(target)!r}); print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True, check=True)
+    assert not {"torch", "pandas"} & set(ran.stdout.split())
+
+
+@pytest.mark.parametrize("suffix", ["pt", "npy", "safetensors"])
+@pytest.mark.parametrize("fault", ["missing", "empty", "text", "cut short", "one value short", "float64", "two sides"])
+def test_a_damaged_tensor_is_not_mapped(tmp_path, latents, suffix, fault):
+    target = tmp_path / f"latents.{suffix}"
+    stack.stack(latents[1], list("abcdefg"), target, {})
+    content = target.read_bytes()
+    wrong = torch.zeros(7, 4, 8, 6, dtype=torch.float64) if fault == "float64" else torch.zeros(7, 4)
+    if fault in ("float64", "two sides"):
+        {
+            "pt": lambda: torch.save(wrong, target),
+            "npy": lambda: np.save(target, wrong.numpy()),
+            "safetensors": lambda: safetensors.torch.save_file({"latents": wrong}, target),
+        }[suffix]()
+    elif fault == "missing":
+        target.unlink()
+    else:
+        cuts = {"empty": b"", "text": b"no tensor", "cut short": content[: len(content) // 2]}
+        target.write_bytes(cuts.get(fault, content[:-4]))
+    told = "is missing: run snakemake" if fault == "missing" else "is no tensor of this workflow"
+    with pytest.raises(tensors.TensorError, match=told):
+        tensors.open_latents(target)
+
+
+def test_a_pickle_that_would_run_code_is_not_run(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return Path(tmp_path / "harm").touch, ()
+
+    torch.save(Harmful(), tmp_path / "latents.pt")
+    with pytest.raises(tensors.TensorError, match="is no tensor of this workflow"):
+        tensors.open_latents(tmp_path / "latents.pt")
+    assert not (tmp_path / "harm").exists()
