@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: install run test test-all benchmark benchmark-slurm validation lint format lock demo
+.PHONY: install run test test-all benchmark benchmark-slurm validation lint format lock demo demo-model
 
 install: .venv/run
 
@@ -40,9 +40,14 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile
 
-# Make the demo's pictures, sheet and model again.
+# Draw the demo's pictures and write its sheet again.
 demo: .venv/run
 	$(BIN)/python config/demo/make_demo.py
+
+# Train the demo's model again (about an hour on 2 cores), and tell how good it is.
+demo-model: .venv/run
+	$(BIN)/python scripts/train_demo_model.py
+	$(BIN)/python scripts/train_demo_model.py --measure
 
 # Resolve the pins again, for pip and for conda.
 lock: .venv/dev

@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import diffusion  # noqa: E402
 import pandas as pd  # noqa: E402
 
-SHOWN = ["shape_03", "shape_04", "shape_06", "shape_11", "shape_22", "shape_24"]
+SHOWN = ["shape_01", "shape_02", "shape_04", "shape_26", "shape_28", "shape_30"]
 
 index = pd.read_csv(ROOT / "results/index.csv").set_index("id")
 sheet = Image.new("RGB", (len(SHOWN) * 136 - 8, 2 * 136 - 8), "white")

@@ -280,15 +280,15 @@ def test_a_model_whose_settings_add_noise_in_each_step_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("family", "told"),
     [
-        ("stable-diffusion", {"prompt cut: tokenizer reads 77 of its 602 tokens"}),
+        ("stable-diffusion", {"prompt cut: tokenizer reads 77 of its 202 tokens"}),
         (
             "stable-diffusion-xl",
-            {f"prompt cut: {name} reads 77 of its 602 tokens" for name in ("tokenizer", "tokenizer_2")},
+            {f"prompt cut: {name} reads 77 of its 202 tokens" for name in ("tokenizer", "tokenizer_2")},
         ),
         (
             "flux",
             {
-                "prompt cut: tokenizer reads 77 of its 602 tokens",
+                "prompt cut: tokenizer reads 77 of its 202 tokens",
                 "prompt cut: tokenizer_2 reads 512 of its 801 tokens",
                 "this model uses no negative prompt",
             },

@@ -1,0 +1,76 @@
+"""The demo's model: what it was trained on, that its training learns, and that the shipped weights keep their word."""
+
+from __future__ import annotations
+
+import diffusion
+import numpy as np
+import pytest
+import shapes
+import torch
+import train_demo_model
+
+
+def test_a_drawn_picture_shows_what_it_was_asked_for():
+    random = np.random.default_rng(1)
+    for side in (64, (96, 80)):
+        for scene in [shapes.random_scene(random) for _ in range(200)]:
+            seen = shapes.measure(shapes.draw(*scene, side=side))
+            assert (seen.shape, seen.colour) == (scene.shape, scene.colour)
+            assert (seen.x, seen.y) == pytest.approx((scene.x, scene.y), abs=0.04)
+            if side == 64:
+                assert seen.size == pytest.approx(scene.size, abs=0.05)
+
+
+def test_nothing_is_seen_on_an_empty_ground():
+    assert shapes.measure(shapes.draw("circle", "red", 0, 0.5, 0.5, (230, 230, 230))).shape is None
+
+
+def test_captions_say_what_they_are_given():
+    assert shapes.caption("circle", "red") == "a red circle"
+    assert shapes.caption(colour="red", x=0.5, y=0.5) == "a red shape"
+    words = shapes.caption("square", "blue", 0.6, 0.3, 0.8, (230, 230, 230))
+    assert words == "a large blue square on the left at the bottom on a light ground"
+
+
+def test_every_word_of_the_captions_is_one_token_and_other_text_has_tokens():
+    tokenizer = train_demo_model.make_tokenizer()
+    random = np.random.default_rng(2)
+    captions = [train_demo_model.random_caption(shapes.random_scene(random), random) for _ in range(500)]
+    words = {word for caption in captions for word in caption.split()}
+    assert words == set(train_demo_model.WORDS)
+    for word in words:
+        assert len(tokenizer(word).input_ids) == 3  # with start and end
+    for text in ("rote Fläche", "図", "a\N{NO-BREAK SPACE}b"):
+        assert tokenizer.unk_token_id not in tokenizer(text).input_ids[1:-1]
+
+
+def test_the_shipped_model_keeps_what_its_card_promises():
+    """In short; `scripts/train_demo_model.py --measure` prints all of it. The seeds are not those of the training."""
+    diffusion.same_bits()
+    model = train_demo_model.Measured(pictures=45)
+    assert np.median(train_demo_model.psnr(model.drawn, model.reconstructed())) >= 33
+    pairs = [(shape, colour) for colour in shapes.COLOURS for shape in shapes.SHAPES]
+    good, _ = model.reached(3 * pairs, strength=0.7)
+    assert sum(good) >= 42
+    good, moved = model.reached(pairs, strength=0.3)
+    assert sum(distance < 3 for distance in moved) >= 13
+
+
+@pytest.mark.long
+def test_a_short_training_halves_the_loss_of_each_part_and_makes_a_whole_model(tmp_path):
+    import model
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        losses = train_demo_model.train_briefly(tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    for part in ("autoencoder", "denoiser"):
+        assert np.mean(losses[part][-20:]) <= np.mean(losses[part][:5]) / 2
+    assert np.mean(losses["decoder"][-20:]) <= np.mean(losses["autoencoder"][-20:])  # it goes on from there
+    resolved = model.resolve(str(tmp_path))
+    assert resolved["sha256"] == model._expected(tmp_path)
+    picture = shapes.draw("square", "blue", 0.4, 0.5, 0.5, (230, 230, 230))
+    recipe = {"seed": 1, "strength": 0, "posterior": "sample"}
+    assert diffusion.Model(tmp_path).latent(picture, recipe).std().item() == pytest.approx(1, abs=0.5)
