@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: install run test test-all benchmark benchmark-slurm lint format lock demo demo-model
+.PHONY: install run test test-all benchmark benchmark-slurm validation lint format lock demo demo-model
 
 install: .venv/run
 
@@ -24,6 +24,10 @@ benchmark: .venv/dev
 # The same on a test cluster; needs Debian's slurmctld, slurmd, slurm-client and munge.
 benchmark-slurm: .venv/dev
 	$(BIN)/python tests/benchmarks/slurm.py
+
+# What is estimated from the latents, beside the effect that was put in; writes docs/validation.csv and .png.
+validation: .venv/dev
+	$(BIN)/python tests/validation/study.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -61,6 +65,7 @@ lock: .venv/dev
 	$(BIN)/python -m pip install --quiet --requirement envs/requirements.txt
 	touch .venv/run
 
-.venv/dev: .venv/run envs/requirements-dev.txt
+.venv/dev: .venv/run envs/requirements-dev.txt envs/requirements-gpi.txt
 	$(BIN)/python -m pip install --quiet --requirement envs/requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement envs/requirements-gpi.txt
 	touch .venv/dev
