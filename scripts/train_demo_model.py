@@ -2,7 +2,7 @@
 
     python scripts/train_demo_model.py                  train, about 45 minutes on 2 quiet cores; config/demo/model is
                                                         written anew, with the digests that the rule `model` checks
-    python scripts/train_demo_model.py --measure        print the quality of the model on disk, about 5 minutes
+    python scripts/train_demo_model.py --measure        print the quality of the model on disk, about 10 minutes
     python scripts/train_demo_model.py --short FOLDER   train for under 2 minutes, to see that it learns
 
 First an autoencoder learns to draw the pictures again from latents of 4 x 8 x 8; then its decoder alone goes on
