@@ -199,7 +199,7 @@ def test_the_input_is_shown_as_the_model_saw_it(tmp_path, resize, image_size, si
 
 def test_a_picture_of_another_size_is_not_compared(tmp_path):
     draw(tmp_path / "p.png", (64, 40))
-    Image.new("RGB", (64, 64)).save(tmp_path / "gen.png")
+    Image.new("RGB", (40, 64)).save(tmp_path / "gen.png")
     with pytest.raises(ItemError, match="one of them was changed"):
         measures.pair({"resize": "contain", "image_size": 64}, str(tmp_path / "p.png"), tmp_path / "gen.png")
 
@@ -406,7 +406,7 @@ def test_the_demo_ends_with_a_report(demo):
     assert set(index["id"]) <= set(re.findall(r"shape_\d+", page.text))
     assert len([source for source in page.loaded if source.startswith("data:image/png")]) == len(items.FIGURES) - 1
     assert len([source for source in page.loaded if source.startswith("data:image/webp")]) >= 2 * len(index)
-    assert "strength 0.6: a blue square" in page.text
+    assert "strength 0.7: a purple square" in page.text
     assert "treatment" in page.text
     assert "diffusers 0." in page.text
     for log in [*(f"figure/{name}" for name in items.FIGURES), "report"]:
