@@ -284,7 +284,7 @@ def draw_figure(lines: pd.DataFrame, path: Path) -> None:
         )
         left.hlines(values.mean(), place - 0.3, place + 0.3, color=colour, linewidth=2.5)
     left.axhline(TRUTH, color="black", linestyle="--", linewidth=1)
-    left.text(2.45, TRUTH, "truth", va="bottom", ha="right")
+    left.text(-0.4, TRUTH, "truth", va="bottom")
     left.set_xticks(range(3), [text.replace(" on ", "\non ").replace(" in ", "\nin ") for text in ESTIMATORS.values()])
     left.set_ylabel("estimated effect")
     left.set_title(f"{scenarios[0]}, {len(main) // 3} repetitions (bar: mean)")

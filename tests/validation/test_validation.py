@@ -15,7 +15,7 @@ from estimation import import_gpi_pack
 def pool(tmp_path_factory):
     """A study of drawn pictures whose latents the real workflow made."""
     folder = tmp_path_factory.mktemp("pool")
-    study.draw_pool(folder, 1200, seed=1)
+    study.draw_pool(folder, 1700, seed=1)
     study.run_workflow(folder)
     return folder
 
@@ -23,13 +23,13 @@ def pool(tmp_path_factory):
 @pytest.mark.long
 def test_the_estimate_from_latents_has_a_small_part_of_the_naive_bias(pool):
     gpi.load(pool / "results")
-    scenario = study.MAIN._replace(items=500, repetitions=5)
+    scenario = study.MAIN._replace(items=800, repetitions=4)
     measured = study.summary(study.run(pool / "results", [scenario], workers=1))
     print(study.table(measured))
     measured = measured.loc[scenario.name]
     assert measured.loc["naive", "bias"] > 0.7
     assert measured.loc["naive", "coverage"] == 0
-    assert abs(measured.loc["oracle", "bias"]) < 0.1
+    assert abs(measured.loc["oracle", "bias"]) < 0.15
     assert abs(measured.loc["latents", "bias"]) < measured.loc["naive", "bias"] / 4
     assert measured.loc["latents", "coverage"] >= 0.5
 
