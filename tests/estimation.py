@@ -6,8 +6,12 @@ import contextlib
 import sys
 from types import ModuleType
 
+import diffusers
 import matplotlib
-import transformers.models.auto
+import transformers
+
+TRANSFORMERS = ["AutoTokenizer", "AutoModelForCausalLM", "CLIPTextModel", "CLIPTokenizer"]
+DIFFUSERS = ["AutoencoderKL", "UNet2DConditionModel", "DDIMScheduler"]
 
 
 def import_gpi_pack() -> ModuleType:
@@ -17,7 +21,10 @@ def import_gpi_pack() -> ModuleType:
     imported, an empty module stands in their place.
     """
     matplotlib.use("agg")  # it shows a figure after each training
-    assert transformers.models.auto.AutoModelForCausalLM  # transformers looks for torchvision too: before the stand-in
+    # Both look for torchvision, so all that gpi_pack takes from them is loaded before a stand-in is there.
+    for library, names in ((transformers, TRANSFORMERS), (diffusers, DIFFUSERS)):
+        for name in names:
+            getattr(library, name)
     with contextlib.suppress(ImportError, RuntimeError):
         import torchvision.transforms
 

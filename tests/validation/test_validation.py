@@ -1,0 +1,66 @@
+"""The quick version of the study, and the README's way from the results to an effect; `make validation` does all."""
+
+from __future__ import annotations
+
+import re
+
+import gpi
+import pytest
+import study
+from conftest import ROOT
+from estimation import import_gpi_pack
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """A study of drawn pictures whose latents the real workflow made."""
+    folder = tmp_path_factory.mktemp("pool")
+    study.draw_pool(folder, 1700, seed=1)
+    study.run_workflow(folder)
+    return folder
+
+
+@pytest.mark.long
+def test_the_estimate_from_latents_has_a_small_part_of_the_naive_bias(pool):
+    gpi.load(pool / "results")
+    scenario = study.MAIN._replace(items=800, repetitions=4)
+    measured = study.summary(study.run(pool / "results", [scenario], workers=1))
+    print(study.table(measured))
+    measured = measured.loc[scenario.name]
+    assert measured.loc["naive", "bias"] > 0.7
+    assert measured.loc["naive", "coverage"] == 0
+    assert abs(measured.loc["oracle", "bias"]) < 0.15
+    assert abs(measured.loc["latents", "bias"]) < measured.loc["naive", "bias"] / 4
+    assert measured.loc["latents", "coverage"] >= 0.5
+
+
+@pytest.mark.long
+def test_convolutions_and_covariates_are_taken_as_they_are_given(pool):
+    R, index = gpi.load(pool / "results")
+    R, Y, T, C = gpi.arrays(R, index, "size", "red", ["light", "dot"], query="light > 0.5")
+    layers = [{"in_channels": 4, "out_channels": 8, "kernel_size": 3, "pool": {"kernel_size": 2}}]
+    ate, error = import_gpi_pack().estimate_k_ate(
+        R, Y, T, C, conv_layers=layers, architecture_z=[8], architecture_y=[8, 1], nepoch=2, plot_propensity=False
+    )
+    assert abs(ate) < 0.5  # colour and size have nothing to do with each other
+    assert 0 < error < 0.5
+
+
+@pytest.mark.long
+def test_the_readmes_code_gives_the_effect_with_its_interval(pool, monkeypatch, capsys):
+    _, index = gpi.load(pool / "results")
+    chosen = study.choose(index, study.MAIN._replace(items=500), seed=[3])
+    chosen[["id", "image", "prompt", "treatment", "outcome"]].to_csv(pool / "config/items.csv", index=False)
+    study.run_workflow(pool)
+    section = (ROOT / "README.md").read_text().split("## From latents to effects")[1]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1].replace("PATH_TO_REPO", str(ROOT))
+    import_gpi_pack()  # where torchvision does not load, the README's import finds it here
+    monkeypatch.chdir(pool)
+    values = {}
+    exec(code, values)
+    assert len(values["Y"]) == 500
+    lower, upper = (float(number) for number in re.search(r"\((\S+) to (\S+)\)", capsys.readouterr().out).groups())
+    assert lower < study.TRUTH < upper
+    assert upper - lower < 1
+    naive, error = study.difference_in_means(values["Y"], values["T"])
+    assert naive - 3 * error > study.TRUTH
