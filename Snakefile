@@ -262,6 +262,7 @@ rule orphans:
 
 onstart:
     try:
+        items.check_writable(config)
         items.lock_run()
     except items.InputError as error:
         raise WorkflowError(str(error)) from None

@@ -16,6 +16,7 @@ import math
 import os
 import re
 import stat
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -339,6 +340,22 @@ def settle_dates(config: Mapping[str, Any]) -> None:
             for entry in entries:
                 if entry.is_file() and entry.stat().st_mtime > latest:
                     os.utime(entry)
+
+
+def check_writable(config: Mapping[str, Any]) -> None:
+    """Look whether results can be written, since Snakemake ends with a traceback where they cannot.
+
+    Raises:
+        InputError: a folder that cannot be written, and why.
+    """
+    folders = {config["output_hidden_dir"], config["output_image_dir"], os.path.dirname(config["stacked"])}
+    for folder in [*filter(None, folders), "results", "logs"]:
+        there = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            raise InputError(f"Results cannot be written to {there.absolute()}: {error.strerror}") from None
 
 
 def lock_run() -> None:

@@ -150,6 +150,9 @@ def _pt_skeleton(path: Path, shape: tuple[int, ...], size: int) -> int:
         tensor = torch.from_file(str(sparse), shared=False, size=size // 4, dtype=torch.float32).reshape(shape)
         with torch.serialization.skip_data():
             torch.save(tensor, path)
+    except RuntimeError as error:  # all that torch says is "iostream error"
+        raise OSError(f"the tensor cannot be written to {path.parent} ({error}): No space left on device?") from None
+    else:
         write_shape(path, shape)
     finally:
         sparse.unlink(missing_ok=True)

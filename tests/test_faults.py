@@ -176,37 +176,56 @@ def remount(path: Path, option: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{option}", path], check=True)
 
 
-@pytest.mark.fault("disk")
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
-@pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_a_disk_that_takes_no_latent_is_told_and_heals(begun, undisturbed, small_disk, fault):
-    disk = small_disk("results/hidden", "8k")  # one latent of 4 kB has room, beside its folder
-    if fault == "read-only":
-        remount(disk, "ro")
-    run = begun.run(fails=True)
-    told = {"full": "No space left on device", "read-only": "Read-only file system"}[fault]
-    assert re.search(rf"row \d, p\d: .*results/hidden/hidden_p\d\.pt cannot be written: {told}", run.text)
-    remount(disk, "rw")
-    remount(disk, "size=1m")
-    as_undisturbed(begun, undisturbed)
+FAULTY = {"full": "No space left on device", "read-only": "Read-only file system"}
 
 
 @pytest.mark.fault("disk")
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
-@pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_a_disk_that_takes_no_tensor_is_told_and_heals(begun, small_disk, fault):
+@pytest.mark.parametrize("folder", ["results/hidden", "stacked"])
+@pytest.mark.parametrize("fault", FAULTY)
+def test_a_disk_that_takes_no_result_is_told_and_heals(begun, small_disk, fault, folder):
     begun.config(stacked="stacked/latents.pt")
-    disk = small_disk("stacked", "4k")
+    disk = small_disk(folder, "8k")  # a latent of 2 kB, or none, has room
+    (disk / "filler").write_bytes(b"x" * 4000)
     if fault == "read-only":
         remount(disk, "ro")
     run = begun.run(fails=True)
-    assert {"full": "No space left on device", "read-only": "Read-only file system"}[fault] in run.text
+    assert FAULTY[fault] in run.text
     assert "Traceback" not in run.output
-    assert len(begun.digests()) == 3
-    assert not list(disk.iterdir())
+    done = begun.digests()
+    if fault == "read-only":
+        assert f"Results cannot be written to {begun.folder.resolve()}" in run.text
+        assert not done
+    elif folder == "stacked":
+        assert len(done) == 3
+    else:
+        assert re.search(rf"row \d, p\d: .*results/hidden/hidden_p\d\.pt cannot be written: {FAULTY[fault]}", run.text)
+    assert {path.name for path in disk.iterdir()} <= {"filler", *(f"hidden_{name}.pt" for name in done)}
     assert not (begun.folder / "results/index.csv").exists()
     remount(disk, "rw")
     remount(disk, "size=1m")
+    begun.run()
+    for name in done:
+        assert begun.digests()[name] == done[name]
+    assert len(torch.load(begun.folder / "stacked/latents.pt", weights_only=True)) == 3
+
+
+@pytest.mark.fault("disk")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_that_becomes_read_only_while_stacking_is_told_and_heals(begun, small_disk):
+    begun.config(stacked="stacked/latents.pt")
+    disk = small_disk("stacked", "1m")
+    (disk / "filler").touch()
+    stop = Stop(begun, r"hidden_p2\.pt", "before")
+    run = begun.start(cores=1)
+    stop.reached()
+    remount(disk, "ro")
+    stop.release()
+    output = run.communicate(timeout=200)[0]
+    assert run.returncode != 0
+    assert "Read-only file system" in output
+    assert len(begun.digests()) == 3
+    remount(disk, "rw")
     assert "extract" not in begun.run().jobs
     assert len(torch.load(disk / "latents.pt", weights_only=True)) == 3
 
