@@ -16,8 +16,8 @@ if not workflow.overwrite_configfiles and os.path.isfile("config/config.yaml"):
 
 try:
     config = items.load_config(config, workflow.config_settings.config)
-    # The target `check` tells by itself what is wrong with the images. (Snakemake knows its targets only later.)
-    SHEET = items.read_items(config, check_images=workflow.is_main_process and "check" not in sys.argv)
+    # The target `check` tells by itself what is wrong with the images.
+    SHEET = items.read_items(config, check_images=workflow.is_main_process and not items.is_target("check", sys.argv))
 except items.InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -243,7 +243,7 @@ rule check:
         "logs/check.txt",
     conda:
         "envs/environment.yaml"
-    threads: workflow.cores or 8
+    threads: 4
     resources:
         mem_mb=8000,
         runtime=60,

@@ -67,10 +67,14 @@ def main() -> int:
     parser.add_argument("--config", type=json.loads, required=True, help="the workflow's config as JSON")
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
-    sheet = items.read_items(arguments.config, check_images=False)
-    bad = bad_pictures(sheet, arguments.threads)
-    TABLE.parent.mkdir(exist_ok=True)
-    bad.to_csv(TABLE, index=False, lineterminator="\n")
+    try:
+        sheet = items.read_items(arguments.config, check_images=False)
+        bad = bad_pictures(sheet, arguments.threads)
+        TABLE.parent.mkdir(exist_ok=True)
+        bad.to_csv(TABLE, index=False, lineterminator="\n")
+    except (items.InputError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
     if bad.empty:
         print(f"All {len(sheet)} pictures can be read.")
         return 0

@@ -33,6 +33,7 @@ WIDTH = 8.0  # inches of a figure, which fill a printed page
 DPI = 150
 SHEET_ITEMS = 48
 SHEET_COLUMNS = 4
+SHEET_SIDE = 138  # pixels
 MEASURED = 800  # items whose pictures are compared
 NAMED = 10  # worst items, outliers, pairs and so on that are named
 LISTED = 1000  # rows of a table that holds all items
@@ -93,13 +94,17 @@ def contact_sheet(results: Results) -> tuple[Figure, dict[str, Any]]:
     kinds = [np.flatnonzero(results.edited), np.flatnonzero(~results.edited)]
     few = min(kinds, key=len)
     chosen = [kind[measures.spread(len(kind), max(SHEET_ITEMS - len(few), SHEET_ITEMS // 2))] for kind in kinds]
-    entries, unreadable = [], []
+    entries, shown, unreadable = [], [], []
     for row in sorted(np.concatenate(chosen)):
         try:
-            entries.append((results.told(row), results.pair(row)))
+            pair = results.pair(row)
         except ItemError as error:
             unreadable.append(results.told(row) | {"reason": str(error)})
-    shown = [told | {"pictures": [thumbnail(p.seen), thumbnail(p.decoded)]} for told, p in entries]
+            continue
+        told = results.told(row)
+        shown.append(told | {"pictures": [thumbnail(pair.seen), thumbnail(pair.decoded)]})
+        # Only small pictures are kept, so that memory does not grow with the size of the large ones.
+        entries.append((told, Pair(_fitted(pair.seen, SHEET_SIDE), _fitted(pair.decoded, SHEET_SIDE))))
     return draw_sheet(entries), {"of": count, "shown": shown, "unreadable": unreadable}
 
 
@@ -111,7 +116,7 @@ def draw_sheet(entries: list[tuple[dict[str, Any], Pair]]) -> Figure:
     """
     if not entries:
         return _said("No pictures could be read.")
-    side, gap, between, words, heading = 138, 24, 4, 66, 46  # pixels
+    side, gap, between, words, heading = SHEET_SIDE, 24, 4, 66, 46  # pixels
     columns = min(SHEET_COLUMNS, len(entries))
     rows = -(-len(entries) // columns)
     width, height = SHEET_COLUMNS * (2 * side + between) + (SHEET_COLUMNS - 1) * gap, heading + rows * (side + words)

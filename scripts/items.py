@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -327,19 +328,31 @@ def tell_orphans(config: Mapping[str, Any], items: pd.DataFrame, log: str) -> No
     print(text.encode(errors="backslashreplace").decode())
 
 
+def is_target(rule: str, command_line: list[str]) -> bool:
+    """Whether a rule is asked for; Snakemake itself tells its targets only after the Snakefile was read."""
+    named = {"-d", "--directory", "-s", "--snakefile", "--configfile", "--profile", "--workflow-profile"}
+    return any(word == rule and before not in named for before, word in pairwise(command_line))
+
+
 def settle_dates(config: Mapping[str, Any]) -> None:
     """Give results that are dated in the future, since the clock was set back, today's date.
 
     Snakemake lets no job end whose output is older than its input.
     """
-    hidden, images = config["output_hidden_dir"], config["output_image_dir"]
-    folders = {hidden, images or hidden, os.path.dirname(config["stacked"]), "results", "results/checksums"}
-    latest = time.time() + CLOCK_TOLERANCE
-    for folder in folders:
-        with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
-            for entry in entries:
-                if entry.is_file() and entry.stat().st_mtime > latest:
-                    os.utime(entry)
+    folders = {config["output_hidden_dir"], config["output_image_dir"]}
+    folders |= {"results", "results/checksums", "results/report"}
+    now = time.time()
+    for folder in filter(None, folders):
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            _settle(entries, now)
+    _settle([Path(config["stacked"])], now)
+
+
+def _settle(files: Iterable[os.DirEntry | Path], now: float) -> None:
+    for file in files:
+        with contextlib.suppress(OSError):
+            if file.is_file() and file.stat().st_mtime > now + CLOCK_TOLERANCE:
+                os.utime(file, (now, now))  # one time for all, so that none is newer than what was made of it
 
 
 def check_writable(config: Mapping[str, Any]) -> None:
@@ -842,7 +855,7 @@ def _duplicates(ids: pd.Series, ignores_case: bool) -> Iterator[tuple[int, str]]
 def _ignores_case(path: str) -> bool:
     """Whether the disk takes `A` and `a` for one name, as those of macOS and Windows do."""
     other = Path(path).with_name(Path(path).name.swapcase())
-    return os.path.exists(other) and os.path.samefile(path, other)
+    return other != Path(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
 def _is_periodic(text: str) -> bool:
@@ -876,10 +889,16 @@ def file_faults(paths: Iterable[str]) -> dict[str, str]:
     """What is wrong with files that are to be read, told for the user, by their paths."""
     paths = list(paths)
     files = _files(paths)
-    faults = {path: _no_file(path) for path in paths if path not in files}
+    faults = {}
     latest = time.time() + CLOCK_TOLERANCE
-    for path, entry in files.items():
-        if (changed := entry.stat().st_mtime) > latest:
+    for path in paths:
+        try:  # not every folder that can be entered can be listed, nor the other way round
+            found = files[path].stat() if path in files else os.stat(path)
+        except OSError:
+            found = None
+        if found is None or not stat.S_ISREG(found.st_mode):
+            faults[path] = _no_file(path)
+        elif (changed := found.st_mtime) > latest:
             faults[path] = (
                 f"{path!r} is dated in the future ({time.strftime('%Y-%m-%d %H:%M', time.localtime(changed))}), so "
                 "nothing could be newer: give it today's date with the command touch, or put this machine's clock right"

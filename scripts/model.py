@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import os
@@ -169,6 +170,8 @@ def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
             f"There is no model {name} at huggingface.co, or it is private and HF_TOKEN is not set"
         ) from None
     except Exception as error:  # its network library's too
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise ModelError(f"The model {name} cannot be stored in the cache: {error}") from None
         raise ModelError(
             f"The model {name} is no folder (looked from {os.getcwd()}), is not in the cache of this machine and "
             f"could not be downloaded ({_first_line(error)}): check the name and the internet connection, or name a "
@@ -281,7 +284,7 @@ def _vae_folder(source: str | Path) -> Path:
 def _conversion(checkpoint: str, cache_dir: str | None) -> Path:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return Path(cache_dir or HF_HUB_CACHE) / "converted" / checkpoint
+    return Path(cache_dir or HF_HUB_CACHE).expanduser() / "converted" / checkpoint
 
 
 def _converted(path: Path, checkpoint: str, cache_dir: str | None) -> Path:

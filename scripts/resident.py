@@ -102,17 +102,23 @@ class Engines:
         finally:
             self.free.put(model)
         goes_on()
+        self._unchanged(request["image"], before)
         # The latent comes last: with it the item is done.
         if decoded is not None:
             self.diffusion.write_whole(request["picture"], self.diffusion.picture_bytes(decoded))
         self.diffusion.write_whole(request["latent"], self.diffusion.latent_bytes(latent, self.recipe_digest(recipe)))
-        if _state(request["image"]) != before:
-            # Snakemake would not notice it: the latent is newer.
-            Path(request["latent"]).unlink()
-            raise self.diffusion.ItemError("the picture was changed while it was read: run again")
+        try:
+            self._unchanged(request["image"], before)
+        except self.diffusion.ItemError:
+            Path(request["latent"]).unlink()  # Snakemake would not notice it: the latent is newer
+            raise
         shape = " x ".join(str(side) for side in latent.shape)
         notes += [f"latent {shape}", f"{seconds:.3f} s of {time.monotonic() - started:.3f} s on {model.device}"]
         return "; ".join(notes)
+
+    def _unchanged(self, image: str, before: tuple[int, int] | None) -> None:
+        if _state(image) != before:
+            raise self.diffusion.ItemError("the picture was changed while it was read: run again")
 
 
 class Resident:
@@ -258,13 +264,13 @@ def check_request(request: Any, settings: dict[str, Any]) -> dict[str, Any]:
     return request
 
 
-def _state(path: str) -> tuple[int, int, int] | None:
-    """What differs when a file was changed; None if it is not there."""
+def _state(path: str) -> tuple[int, int] | None:
+    """What differs when a file was changed; None if it is not there. (Network disks may invent inode numbers anew.)"""
     try:
         found = os.stat(path)
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_size, found.st_mtime_ns
 
 
 def _write_failure(writer: asyncio.StreamWriter, message: str) -> None:

@@ -178,6 +178,30 @@ def test_what_is_no_file_is_refused_before_the_run_and_does_not_hang_the_core(fo
 
 
 @pytest.mark.fault("picture")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(("mode", "told"), [(0o711, "read"), (0o644, "cannot be looked at: Permission denied")])
+def test_folders_that_can_be_entered_or_listed_alone(tmp_path, mode, told):
+    """A picture in the first is read; one in the second is refused by its row."""
+    draw(tmp_path / "photos/a.png")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/items.csv").write_text("image,prompt\nphotos/a.png,x\n")
+    for folder in [tmp_path, *tmp_path.parents][:-1]:
+        if folder.stat().st_mode & 0o005 != 0o005:
+            folder.chmod(0o755)
+    (tmp_path / "photos").chmod(mode)
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); import items\n"
+        "config = items.load_config({'model_id': 'demo'})\n"
+        "items.read_items(config)\n"  # imports what the other user may not be able to
+        "os.setuid(65534)\n"
+        "try: items.read_items(config); print('read')\n"
+        "except items.InputError as error: print(error)"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / "scripts")]
+    assert told in subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.mark.fault("picture")
 def test_a_picture_of_tomorrow_is_refused_with_the_remedy(folder):
     draw(folder / "p.png")
     os.utime("p.png", (4e9, 4e9))

@@ -278,6 +278,20 @@ def test_a_picture_that_is_replaced_by_an_older_one_runs_again(begun, undisturbe
 
 
 @pytest.mark.fault("clock")
+def test_figures_of_a_clock_that_was_set_back_are_no_obstacle(begun):
+    begun.config(report=True, output_image_dir=None)
+    begun.run()
+    future = time.time() + 3600
+    for path in files_of(begun):
+        os.utime(path, (future, future))
+    begun.run("--config", "report_color=prompt")
+    assert "Nothing to be done" in begun.run("--config", "report_color=prompt").text
+    (begun.folder / "results/report.html").unlink()
+    begun.run("--config", "report_color=prompt")
+    assert (begun.folder / "results/report.html").exists()
+
+
+@pytest.mark.fault("clock")
 @pytest.mark.parametrize("change", ["item", "outcome"])
 def test_results_of_a_clock_that_was_set_back_are_no_obstacle(begun, undisturbed, change):
     """What was made while the clock was ahead is dated in the future now."""

@@ -109,7 +109,7 @@ def draw_pool(folder: Path, count: int, seed: int) -> pd.DataFrame:
         rows.append(row | {"light": round(light, 4), "dot": dot})
     sheet = pd.DataFrame(rows)
     sheet.to_csv(folder / "config/items.csv", index=False)
-    (folder / "config/config.yaml").write_text("model_id: demo\noutput_image_dir: null\n")
+    (folder / "config/config.yaml").write_text("model_id: demo\noutput_image_dir: null\nreport: false\n")
     return sheet
 
 
