@@ -36,7 +36,6 @@ SHEET_COLUMNS = 4
 SHEET_SIDE = 138  # pixels
 MEASURED = 800  # items whose pictures are compared
 NAMED = 10  # worst items, outliers, pairs and so on that are named
-LISTED = 1000  # rows of a table that holds all items
 THUMBNAIL = 144  # pixels
 MOST_CATEGORIES = 7
 

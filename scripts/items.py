@@ -379,7 +379,8 @@ def lock_run() -> None:
     Raises:
         InputError: another run has it.
     """
-    # Never closed, which would end the lock.
+    # Not by the library filelock: on a disk without locks, as Lustre may be, it makes a file that a kill leaves behind.
+    # The descriptor is never closed, which would end the lock.
     descriptor = os.open(".snakemake/gpi-latents.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -388,7 +389,7 @@ def lock_run() -> None:
             f"Another run is at work in {os.getcwd()}: wait for it to end, or take another --directory"
         ) from None
     except OSError:
-        pass
+        pass  # the disk knows no locks; Snakemake's own must do
 
 
 def image_bytes(image: str) -> int:

@@ -80,6 +80,7 @@ class Engines:
             Notes on what was done.
 
         Raises:
+            ItemError: the item cannot be done, or its picture was changed meanwhile.
             InterruptedError: nobody waits for it any more.
         """
 
