@@ -3,7 +3,7 @@
     python scripts/train_demo_model.py                  train, about 45 minutes on 2 quiet cores; config/demo/model is
                                                         written anew, with the digests that the rule `model` checks
     python scripts/train_demo_model.py --measure        print the quality of the model on disk, about 10 minutes
-    python scripts/train_demo_model.py --short FOLDER   train for under 2 minutes, to see that it learns
+    python scripts/train_demo_model.py --short FOLDER   train for about 2 minutes, to see that it learns
 
 First an autoencoder learns to draw the pictures again from latents of 4 x 8 x 8; then its decoder alone goes on
 learning, at half the cost, while the latents stay what they are. Last, a UNet and a text encoder learn together to take
@@ -524,7 +524,7 @@ def main() -> int:
 
 
 def train_briefly(folder: Path) -> dict[str, list[float]]:
-    """Train for under 2 minutes; the arguments and the result are those of `train`."""
+    """Train for about 2 minutes; the arguments and the result are those of `train`."""
     return train(folder, pictures=1000, vae_steps=120, decoder_steps=30, unet_steps=150)
 
 
