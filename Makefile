@@ -44,7 +44,7 @@ format: .venv/dev
 demo: .venv/run
 	$(BIN)/python config/demo/make_demo.py
 
-# Train the demo's model again (about an hour on 2 cores), and tell how good it is.
+# Train the demo's model again (about 50 minutes on 2 cores), and tell how good it is (10 more).
 demo-model: .venv/run
 	$(BIN)/python scripts/train_demo_model.py
 	$(BIN)/python scripts/train_demo_model.py --measure

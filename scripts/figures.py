@@ -187,9 +187,17 @@ def reconstruction(results: Results) -> tuple[Figure, dict[str, Any]]:
                 linewidths=0,
                 label=f"{label} ({len(group)})",
             )
-    for one in still[:3]:
-        place = (one["psnr"], one["ssim"])
-        axes.annotate(_cut(one["id"], 24), place, (6, -4), textcoords="offset points", size=7, va="top")
+    for number, one in enumerate(still[:3]):
+        axes.annotate(
+            _cut(one["id"], 24),
+            (one["psnr"], one["ssim"]),
+            (-14, -14 - 11 * number),  # below one another, since the worst often lie close together
+            textcoords="offset points",
+            size=7,
+            ha="right",
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": "#888888", "linewidth": 0.5},
+        )
     axes.set(xlabel="PSNR in dB (further right is closer to the input)", ylabel="SSIM (further up is closer)")
     axes.margins(x=0.12, y=0.1)
     axes.legend(loc="lower right")
@@ -404,11 +412,11 @@ def duplicates(results: Results) -> tuple[Figure, dict[str, Any]]:
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.axvline(100 * measures.NEAR, color=RED, linestyle="--", linewidth=1)
     axes.text(
-        100 * measures.NEAR + 1,
-        0.97,
+        100 * measures.NEAR,
+        1.01,
         "left of this: near-duplicates",
         transform=axes.get_xaxis_transform(),
-        va="top",
+        va="bottom",
         size=8,
         color=RED,
     )

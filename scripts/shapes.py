@@ -42,7 +42,12 @@ class Seen(NamedTuple):
     colour: str | None
     x: float
     y: float
+    box_x: float
+    box_y: float
     size: float
+
+
+NOTHING = Seen(None, None, 0.5, 0.5, 0.5, 0.5, 0.0)
 
 
 def draw(
@@ -140,26 +145,29 @@ def measure(picture: Image.Image) -> Seen:
         picture: mode RGB, with one shape that does not touch the border.
 
     Returns:
-        Places and size in shares as for `draw`; they are those of the bounding box.
+        Shares of the picture as for `draw`: `x` and `y` of the foreground's centre of mass (a triangle's is a sixth of
+        its size below the middle), `box_x`, `box_y` and `size` of its bounding box.
     """
     pixels = np.asarray(picture, dtype=np.float64)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     difference = np.linalg.norm(pixels - np.median(border, axis=0), axis=2)
     furthest = np.percentile(difference, 99)
     if furthest < 40:
-        return Seen(None, None, 0.5, 0.5, 0.0)
+        return NOTHING
     is_shape = difference > furthest / 2
     rows, columns = (np.flatnonzero(is_shape.sum(axis=axis) >= 2) for axis in (1, 0))  # single pixels are noise
     if not (len(rows) and len(columns)):
-        return Seen(None, None, 0.5, 0.5, 0.0)
+        return NOTHING
     box_height, box_width = rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]
     in_box = is_shape[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     median = np.median(pixels[is_shape], axis=0)
     return Seen(
         shape=min(SHAPES, key=lambda shape: int((_ideal(shape, box_height, box_width) != in_box).sum())),
         colour=min(COLOURS, key=lambda colour: float(np.linalg.norm(median - COLOURS[colour]))),
-        x=(columns[0] + columns[-1] + 1) / 2 / pixels.shape[1],
-        y=(rows[0] + rows[-1] + 1) / 2 / pixels.shape[0],
+        x=float(np.nonzero(is_shape)[1].mean() + 0.5) / pixels.shape[1],
+        y=float(np.nonzero(is_shape)[0].mean() + 0.5) / pixels.shape[0],
+        box_x=(columns[0] + columns[-1] + 1) / 2 / pixels.shape[1],
+        box_y=(rows[0] + rows[-1] + 1) / 2 / pixels.shape[0],
         size=float(np.sqrt(box_width * box_height)) / min(pixels.shape[:2]),
     )
 

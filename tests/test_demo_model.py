@@ -17,7 +17,9 @@ def test_a_drawn_picture_shows_what_it_was_asked_for():
         for scene in [shapes.random_scene(random) for _ in range(200)]:
             seen = shapes.measure(shapes.draw(*scene, side=side))
             assert (seen.shape, seen.colour) == (scene.shape, scene.colour)
-            assert (seen.x, seen.y) == pytest.approx((scene.x, scene.y), abs=0.04)
+            assert (seen.box_x, seen.box_y) == pytest.approx((scene.x, scene.y), abs=0.04)
+            below = scene.size / 6  # here a triangle's centre of mass is; the shorter side is the height
+            assert (seen.x, seen.y) == pytest.approx((scene.x, scene.y + below * (scene.shape == "triangle")), abs=0.04)
             if side == 64:
                 assert seen.size == pytest.approx(scene.size, abs=0.05)
 
@@ -53,8 +55,9 @@ def test_the_shipped_model_keeps_what_its_card_promises():
     pairs = [(shape, colour) for colour in shapes.COLOURS for shape in shapes.SHAPES]
     good, _ = model.reached(3 * pairs, strength=0.7)
     assert sum(good) >= 42
-    good, moved = model.reached(pairs, strength=0.3)
-    assert sum(distance < 3 for distance in moved) >= 5
+    good, moved = model.reached(3 * pairs, strength=0.3)
+    assert sum(good) >= 40
+    assert sum(distance < 3 for distance in moved) >= 37
 
 
 @pytest.mark.long
