@@ -191,7 +191,7 @@ def reconstruction(results: Results) -> tuple[Figure, dict[str, Any]]:
         axes.annotate(
             _cut(one["id"], 24),
             (one["psnr"], one["ssim"]),
-            (-14, -14 - 11 * number),  # below one another, since the worst often lie close together
+            (-14, -14 - 20 * number),  # below one another, since the worst often lie close together
             textcoords="offset points",
             size=7,
             ha="right",
