@@ -162,7 +162,9 @@ def estimate(R: np.ndarray, Y: np.ndarray, T: np.ndarray, seed: int) -> tuple[fl
 
     The network must find the treatment's part of the outcome in its input T and the confounder's part in R. But R shows
     the treatment too, and what is credited to R is lost to the effect. With a small R, a wide outcome model and few
-    deconfounding features, the weights of T learn faster than those of R.
+    deconfounding features, the weights of T learn faster than those of R. The propensity model takes these features
+    unscaled: with all at one variance, those that hardly vary count as much as any, and a few propensities near 0 or 1
+    can decide the estimate.
 
     Args:
         R: latents, float32 (N, C * H * W).
@@ -173,18 +175,10 @@ def estimate(R: np.ndarray, Y: np.ndarray, T: np.ndarray, seed: int) -> tuple[fl
     import matplotlib.pyplot as plt
     from estimation import import_gpi_pack
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     np.random.seed(seed)  # gpi_pack draws its folds from NumPy's global generator
     with contextlib.redirect_stdout(io.StringIO()):
-        estimated = import_gpi_pack().estimate_k_ate(
-            SCALE * R / R.std(),
-            Y,
-            T,
-            ps_model=lambda: make_pipeline(StandardScaler(), LogisticRegression()),
-            **SETTINGS,
-        )
+        estimated = import_gpi_pack().estimate_k_ate(SCALE * R / R.std(), Y, T, ps_model=LogisticRegression, **SETTINGS)
     plt.close("all")  # the curve of each training
     return estimated
 
@@ -279,9 +273,8 @@ def draw_figure(lines: pd.DataFrame, path: Path) -> None:
     jitter = np.random.default_rng(0)
     for place, (name, (colour, marker)) in enumerate(looks.items()):
         values = main.loc[main["estimator"] == name, "estimate"]
-        left.scatter(
-            place + jitter.uniform(-0.2, 0.2, len(values)), values, 18, colour, marker, alpha=0.5, linewidths=0
-        )
+        places = place + jitter.uniform(-0.2, 0.2, len(values))
+        left.scatter(places, values, 18, colour, marker=marker, alpha=0.5, linewidths=0)
         left.hlines(values.mean(), place - 0.3, place + 0.3, color=colour, linewidth=2.5)
     left.axhline(TRUTH, color="black", linestyle="--", linewidth=1)
     left.text(-0.4, TRUTH, "truth", va="bottom")
