@@ -1,6 +1,6 @@
 """What many items cost: planning, running and stacking, beside a bare Snakefile that copies as many files.
 
-    .venv/bin/python tests/benchmarks/scale.py                         # all of it, about 40 minutes
+    .venv/bin/python tests/benchmarks/scale.py                         # all of it, about 20 minutes
     .venv/bin/python tests/benchmarks/scale.py --items 1000 5000       # smaller
     .venv/bin/python tests/benchmarks/scale.py --stack                 # stacking latents of (4, 64, 64) alone
 
