@@ -1,6 +1,7 @@
 """The small script that an extraction job runs: ask this node's resident model for one latent, and wait.
 
-    python -I -S extract.py NAME SETTINGS REQUEST      (SETTINGS and REQUEST are JSON, passed on as they are)
+    python -I -S extract.py --plan DIR --resident NAME --workers N --run PID --image IMAGE --recipe JSON
+                            --output LATENT [PICTURE]
 
 It starts the resident if there is none. Only light modules of the standard library are imported, and the others where
 they are needed, since this runs once per item: with json, argparse and socket, starting takes three times as long.
@@ -13,17 +14,17 @@ import time
 
 PATIENCE = 120.0  # seconds without any sign of life after which the resident is given up
 ATTEMPTS = 2  # so that one crash of the resident costs an item nothing
-MODEL_FILE = "results/model.json"
+MODEL = "results/model.json"
 LONGEST_SOCKET_PATH = 107  # bytes, Linux's limit
 LONGEST_NAME = 48  # bytes of these that the file's own name may take
 
 
-class Died(Exception):
-    """The resident ended with this item in its hands."""
+class ResidentDied(Exception):
+    """The resident ended while it was processing this item, or before it listened."""
 
 
 class GaveUp(Exception):
-    """The item cannot be done; the text says why."""
+    """The item cannot be processed; the text says why."""
 
 
 def private_directory() -> str:
@@ -46,19 +47,18 @@ def private_directory() -> str:
     raise GaveUp("no folder for the resident model's socket: set TMPDIR to a short path on this machine's own disk")
 
 
-def start(directory: str, name: str, settings: str, lock: int) -> None:
+def start(directory: str, name: str, options: dict[str, str], lock: int) -> None:
     """Start the resident; it inherits the lock and holds it for its life."""
-    import json
     import subprocess
 
-    python = json.loads(settings)["python"]
     os.makedirs("logs", exist_ok=True)
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "resident.py")
-    paths = [f"--socket={directory}/{name}.sock", f"--lock={directory}/{name}.lock"]
+    command = [sys.executable, script, "serve", "--plan", options["--plan"], "--workers", options["--workers"]]
+    command += ["--socket", f"{directory}/{name}.sock", "--lock", f"{directory}/{name}.lock"]
     try:
         with open(log_path(name), "ab") as log:
             subprocess.Popen(
-                [python, script, f"--settings={settings}", *paths],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -66,20 +66,20 @@ def start(directory: str, name: str, settings: str, lock: int) -> None:
                 start_new_session=True,  # Ctrl-C in the terminal is not for it
             )
     except OSError as error:
-        raise GaveUp(f"the resident model cannot be started with {python}: {error}") from None
+        raise GaveUp(f"the resident model cannot be started with {sys.executable}: {error}") from None
 
 
-def connect(name: str, settings: str) -> _socket.socket:
+def connect(name: str, options: dict[str, str]) -> _socket.socket:
     """A connection to the resident, which is started if there is none."""
     import fcntl
 
-    starts = 0
+    started = False
     silent_since = time.monotonic()
     while time.monotonic() - silent_since < PATIENCE:
         try:
             directory = private_directory()
         except FileNotFoundError:
-            continue  # an ending resident has just taken it away
+            continue  # an ending resident has just removed it
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         connection.settimeout(PATIENCE)
         try:
@@ -94,12 +94,12 @@ def connect(name: str, settings: str) -> _socket.socket:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(lock).st_ino == os.stat(f"{directory}/{name}.lock").st_ino:
-                # Nobody lives: a lock is held from before the socket is there until the process is gone.
-                if starts == ATTEMPTS:
-                    raise GaveUp("the resident model ends before it listens")
-                starts += 1
+                # No resident is running: one holds the lock from before its socket exists until its process has ended.
+                if started:
+                    raise ResidentDied("the resident model ended before it listened")
+                started = True
                 silent_since = time.monotonic()
-                start(directory, name, settings, lock)
+                start(directory, name, options, lock)
         except (BlockingIOError, FileNotFoundError):
             pass  # one is starting or ending
         finally:
@@ -112,10 +112,10 @@ def ask(connection: _socket.socket, request: str) -> bool:
     """Send the request and print what comes back.
 
     Returns:
-        Whether the item was taken; False where the resident was about to end, and another has to be asked.
+        Whether the item was accepted; False if the resident was about to end, and another has to be asked.
     """
-    taken = False
-    received = b""
+    accepted = False
+    received, state, reason = b"", "", ""
     try:
         connection.sendall(request.encode() + b"\n")
         while chunk := connection.recv(65536):
@@ -126,22 +126,25 @@ def ask(connection: _socket.socket, request: str) -> bool:
                     print(text)
                     return True
                 if code == "500":
-                    raise GaveUp(text)
+                    raise GaveUp(reason + text)
                 if code == "102":
-                    taken = True
-                elif text:
-                    print(text, flush=True)
+                    accepted = True
+                elif code == "501":
+                    reason += text + "\n"
+                elif text != state:  # a sign of life
+                    state = text
+                    print(state, flush=True)
     except TimeoutError:
         raise GaveUp(
             f"the resident model has given no sign of life for {PATIENCE:.0f} s: end that process (its command line "
-            "has resident.py) and run again"
+            "contains resident.py) and run again"
         ) from None
     except ConnectionError:
         pass
     finally:
         connection.close()
-    if taken:
-        raise Died("the resident model ended while it had this item in hand (out of memory? killed?)")
+    if accepted:
+        raise ResidentDied("the resident model ended while it was processing this item (out of memory? killed?)")
     return False
 
 
@@ -157,46 +160,52 @@ def log_end(name: str) -> str:
         return ""
 
 
-def extract(name: str, settings: str, request: str) -> None:
-    """Have one item done, by a second resident where the first one dies.
+def extract(name: str, options: dict[str, str], request: str) -> None:
+    """Have one item extracted, by a second resident if the first one dies.
 
     Raises:
-        GaveUp: the item cannot be done.
-        Died: every resident died.
+        GaveUp: the item cannot be processed.
+        ResidentDied: every resident died.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
             for _ in range(100):
-                if ask(connect(name, settings), request):
+                if ask(connect(name, options), request):
                     return
                 time.sleep(0.05)
             raise GaveUp("the resident model ends whenever it is asked")
-        except Died as error:
+        except ResidentDied as error:
             if attempt == ATTEMPTS:
                 raise
-            print(f"{error}; trying again with a fresh one", flush=True)
+            print(f"{error}; trying again with a new one", flush=True)
+
+
+def as_json(path: str) -> str:
+    """A path, which has no control characters, as JSON."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def main() -> int:
-    name, settings, request = sys.argv[1:]
-    if '"resident":false' in settings:
-        import json
-
-        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "resident.py")
-        python = json.loads(settings)["python"]
-        os.execvp(python, [python, script, f"--settings={settings}", f"--once={request}"])
+    outputs = len(sys.argv) - sys.argv[::-1].index("--output")
+    options = dict(zip(sys.argv[1 : outputs - 1 : 2], sys.argv[2 : outputs - 1 : 2], strict=True))
+    latent, *picture = map(as_json, sys.argv[outputs:])
+    request = (
+        f'{{"run":{options["--run"]},"image":{as_json(options["--image"])},"recipe":{options["--recipe"]},'
+        f'"latent":{latent},"picture":{picture[0] if picture else "null"}}}'
+    )
     # One resident per node, model and Slurm job: two Slurm jobs have a GPU and an end of their own each.
-    # The file that tells of the model is written anew when that is another one.
-    name = f"{name}-{os.stat(MODEL_FILE).st_mtime_ns:x}-{os.environ.get('SLURM_JOB_ID', '0')}"
+    # The model's file is written again when it is another model.
+    model = f"{os.stat(MODEL).st_mtime_ns:x}"
+    name = f"{options['--resident']}-{model}-{os.environ.get('SLURM_JOB_ID', '0')}"
     try:
-        extract(name, settings, request)
-    except (GaveUp, Died) as error:
-        print(error)
-        if isinstance(error, Died) or "ends before" in str(error):
+        extract(name, options, request)
+    except (GaveUp, ResidentDied) as error:
+        print(f"error: {error}")  # as joblog.ERROR
+        if isinstance(error, ResidentDied):
             print(log_end(name))
         return 1
     except OSError as error:
-        print(f"the resident model cannot be reached: {error}")
+        print(f"error: the resident model cannot be reached: {error}")
         return 1
     return 0
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import diffusion
-import families
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import draw
+from helpers import families
+from helpers.study import draw
 from PIL import Image
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import stack
 import torch
-from conftest import ROOT, Study
-from estimation import import_gpi_pack
+from helpers.gpi_pack_import import import_gpi_pack
+from helpers.study import ROOT, Study
 
 SHEET = pd.DataFrame(
     {

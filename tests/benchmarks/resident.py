@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "config/demo")]
 
-from conftest import Study  # noqa: E402
+from helpers.study import Study  # noqa: E402
 
 COPIES = """
 rule all:

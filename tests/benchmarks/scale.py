@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT / part) for part in ("tests", "tests/benchmarks", "conf
 
 import diffusion  # noqa: E402
 import items  # noqa: E402
-from conftest import Study  # noqa: E402
+from helpers.study import Study  # noqa: E402
 from resident import COPIES  # noqa: E402
 
 PROFILE = ["--workflow-profile", str(ROOT / "profiles/default")]

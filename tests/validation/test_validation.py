@@ -7,8 +7,8 @@ import re
 import gpi
 import pytest
 import study
-from conftest import ROOT
-from estimation import import_gpi_pack
+from helpers.gpi_pack_import import import_gpi_pack
+from helpers.study import ROOT
 
 
 @pytest.fixture(scope="module")

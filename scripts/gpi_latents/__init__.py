@@ -1,0 +1,42 @@
+"""Latents of a diffusion model for GPI: results as arrays (`load`, `arrays`), and extraction without Snakemake.
+
+Importing this package is light: torch, diffusers and pandas are imported when a function first needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpi_latents.errors import DataError, InputError, ItemError, ModelError, TensorError, UserError
+    from gpi_latents.extract_images import extract_images
+    from gpi_latents.gpi import arrays, check_digests, load
+
+_PLACES = {
+    "extract_images": "gpi_latents.extract_images",
+    **dict.fromkeys(["load", "arrays", "check_digests"], "gpi_latents.gpi"),
+    **dict.fromkeys(
+        ["UserError", "InputError", "ModelError", "ItemError", "TensorError", "DataError"], "gpi_latents.errors"
+    ),
+}
+__all__ = [
+    "DataError",
+    "InputError",
+    "ItemError",
+    "ModelError",
+    "TensorError",
+    "UserError",
+    "arrays",
+    "check_digests",
+    "extract_images",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Kept, since importing the submodule extract_images would otherwise take the function's name.
+    globals()[name] = value = getattr(importlib.import_module(_PLACES[name]), name)
+    return value

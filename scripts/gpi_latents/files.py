@@ -1,0 +1,119 @@
+"""Write whole files, and say why a file cannot be read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+CLOCK_TOLERANCE = 10.0  # seconds that the clocks of a file server and of this machine may differ
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write a file so that all of it is there or nothing.
+
+    Raises:
+        OSError: naming the file.
+    """
+    # The temporary name depends on the file and the Slurm job alone: what a killed process leaves is overwritten at the
+    # next attempt, and two jobs that make the same file do not write into one.
+    temporary = Path(path).with_name(f".{Path(path).name}.{os.environ.get('SLURM_JOB_ID', '0')}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a log; empty if there is no such file."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def remove_files(paths: Iterable[str]) -> None:
+    """Remove those of the files that exist."""
+    for path in paths:
+        Path(path).unlink(missing_ok=True)
+
+
+def existing_files(paths: Iterable[str]) -> dict[str, os.DirEntry]:
+    """Those of the paths that are files; by one scan per folder, since there may be very many."""
+    folders: dict[str, dict[str, os.DirEntry]] = {}
+    found = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = {}
+            with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
+                folders[folder] = {entry.name: entry for entry in entries}
+        entry = folders[folder].get(name)
+        with contextlib.suppress(OSError):  # such as a link to itself
+            if entry is not None and entry.is_file():
+                found[path] = entry
+    return found
+
+
+def missing_files(paths: Iterable[str]) -> set[str]:
+    """Those of the paths that are no files."""
+    paths = list(paths)
+    return set(paths).difference(existing_files(paths))
+
+
+def file_problems(paths: Iterable[str]) -> dict[str, str]:
+    """Why files cannot be used as input, in words for the user, by their paths."""
+    paths = list(paths)
+    files = existing_files(paths)
+    problems = {}
+    latest = time.time() + CLOCK_TOLERANCE
+    for path in paths:
+        try:  # a folder can be open to entering but not to listing, or the other way round
+            found = files[path].stat() if path in files else os.stat(path)
+        except OSError:
+            found = None
+        if found is None or not stat.S_ISREG(found.st_mode):
+            problems[path] = _no_file(path)
+        elif found.st_mtime > latest:
+            problems[path] = (
+                f"{path!r} is dated in the future ({_date(found.st_mtime)}), so nothing could be newer: give it "
+                "today's date with the command touch, or set this machine's clock right"
+            )
+    return problems
+
+
+def future_files(folders: Iterable[str | Path]) -> list[str]:
+    """Files in the folders that are dated in the future, since this machine's clock was set back."""
+    latest = time.time() + CLOCK_TOLERANCE
+    found = []
+    for folder in folders:
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            found += [entry.path for entry in entries if entry.is_file() and entry.stat().st_mtime > latest]
+    return sorted(found)
+
+
+def _no_file(path: str) -> str:
+    seen_from = f"(looked from {os.getcwd()})"
+    try:
+        kind = os.lstat(path).st_mode
+        if stat.S_ISLNK(kind):
+            kind = os.stat(path).st_mode
+    except FileNotFoundError:
+        if os.path.islink(path):
+            return f"{path!r} is a link to {os.readlink(path)!r}, which does not exist"
+        return f"no such file: {path!r} {seen_from}"
+    except OSError as error:
+        return f"{path!r} cannot be accessed: {error.strerror} {seen_from}"
+    if stat.S_ISDIR(kind):
+        return f"no such file: {path!r} is a folder {seen_from}"
+    return f"{path!r} is not a regular file (but a pipe, a socket or a device)"
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

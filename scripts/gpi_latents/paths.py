@@ -1,0 +1,71 @@
+"""Where everything is: the workflow's own files, and the results, as paths from the working directory."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parent
+SCRIPTS = PACKAGE.parent
+# In a clone of the repository, or where pip has installed the package.
+DEMO_MODEL = next((path for path in [SCRIPTS.parent / "config/demo/model"] if path.is_dir()), PACKAGE / "demo_model")
+
+MODEL = "results/model.json"
+INDEX = "results/index.csv"
+PROVENANCE = "results/provenance.json"
+REPORT = "results/report.html"
+CHECK = "results/check.csv"
+FAILED = "logs/failed.csv"
+PLANS = ".snakemake/gpi-latents"
+
+BLOCK = 100  # latents whose checksums are in one file
+
+# The report's figures in their order, each with its title and its category in `snakemake --report`.
+FIGURES = {
+    "contact_sheet": ("Input and decoded output", "Pictures"),
+    "reconstruction": ("Reconstruction error", "Pictures"),
+    "map": ("Map of the latents", "Latents"),
+    "values": ("Values by channel", "Latents"),
+    "duplicates": ("Near-duplicates", "Latents"),
+    "run_times": ("Run times", "Run"),
+}
+
+
+def latent_path(config: Mapping[str, Any], item_id: str) -> str:
+    """The file of an item's latent."""
+    return os.path.normpath(f"{config['output_hidden_dir']}/{config['prefix_hidden']}_{item_id}.pt")
+
+
+def picture_path(config: Mapping[str, Any], item_id: str) -> str | None:
+    """The file of an item's decoded picture; None if no pictures are decoded."""
+    if config["output_image_dir"] is None:
+        return None
+    return os.path.normpath(f"{config['output_image_dir']}/{config['save_name']}_{item_id}.png")
+
+
+def item_log(item_id: str) -> str:
+    """The log of an item's job."""
+    return f"logs/extract/{item_id}.log"
+
+
+def figures(config: Mapping[str, Any]) -> list[str]:
+    """The names of the report's figures; none of pictures if no pictures are decoded."""
+    return [name for name, (_, kind) in FIGURES.items() if config["output_image_dir"] or kind != "Pictures"]
+
+
+def block(latents: list[str], number: int) -> list[str]:
+    """The latents whose checksums are in one file, in sheet order."""
+    return latents[number * BLOCK : (number + 1) * BLOCK]
+
+
+def checksum_path(number: int | str) -> str:
+    """The file with the SHA-256 of one block's latents, in the format of the program sha256sum."""
+    return f"results/checksums/{number}.sha256"
+
+
+def checksum_paths(count: int) -> list[str]:
+    """The checksum files of all blocks of a sheet with `count` items."""
+    return [checksum_path(number) for number in range(math.ceil(count / BLOCK))]

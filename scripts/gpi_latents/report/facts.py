@@ -1,0 +1,48 @@
+"""What the figures are drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gpi_latents import paths
+from gpi_latents.report import measures
+from gpi_latents.report.measures import Pair
+
+NAMED = 10  # worst items, outliers, pairs and so on that are named
+
+
+@dataclass
+class Results:
+    """What the figures are drawn from.
+
+    Attributes:
+        config: the workflow's.
+        index: the index table, every cell a text.
+    """
+
+    config: dict[str, Any]
+    index: pd.DataFrame
+
+    @property
+    def stacked(self) -> str:
+        """Where the tensor lies."""
+        return self.config["stacked"]
+
+    @property
+    def edited(self) -> np.ndarray:
+        """bool (N,): which items have a strength above 0, so that their latent is not their picture's."""
+        return (pd.to_numeric(self.index["strength"], errors="coerce") > 0).to_numpy()
+
+    def pair(self, row: int) -> Pair:
+        """An item's two pictures; raises ItemError as `measures.pair` does."""
+        item = self.index.iloc[row]
+        return measures.pair(self.config, item["image"], paths.picture_path(self.config, item["id"]))
+
+    def item_label(self, row: int) -> dict[str, Any]:
+        """What names an item in a table."""
+        item = self.index.iloc[row]
+        return {"row": int(row), "id": item["id"], "strength": float(item["strength"] or 0), "prompt": item["prompt"]}

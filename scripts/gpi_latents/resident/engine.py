@@ -1,0 +1,126 @@
+"""The model on its devices: one item from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpi_latents import joblog, paths
+from gpi_latents.errors import ItemError
+from gpi_latents.files import write_whole
+from gpi_latents.model.source import locate
+from gpi_latents.recipe import recipe_digest
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one job asks for.
+
+    Attributes:
+        image: path of the picture.
+        recipe: as `recipe.recipe` makes it.
+        latent: path of the latent's file.
+        picture: path of the decoded picture's file; None if none is wanted.
+    """
+
+    image: str
+    recipe: dict[str, Any]
+    latent: str
+    picture: str | None = None
+
+
+class Engine:
+    """The model, loaded: one replica per GPU, or on the CPU one that all worker threads share.
+
+    Args:
+        config: as `settings.load_config` returns it.
+        workers: items at a time on a CPU.
+        replicas: how many GPUs are used at most; None is all of them.
+
+    Raises:
+        ModelError: the model is not on this machine, or cannot be loaded.
+        ItemError: an autoencoder that is incomplete.
+    """
+
+    def __init__(self, config: Mapping[str, Any], workers: int, replicas: int | None = None):
+        located = locate(json.loads(Path(paths.MODEL).read_text(encoding="utf-8")), config["cache_dir"])
+
+        from gpi_latents.core import diffusion  # slow, so after what may fail at once
+
+        diffusion.same_bits()
+        devices = diffusion.devices(config["device"])[:replicas]
+        self.models = [diffusion.Model(device=name, dtype=config["dtype"], **located) for name in devices]
+        # On a CPU a worker does an item from end to end; a GPU has one worker, and threads that open and save pictures
+        # beside it.
+        on_cpu = devices == ["cpu"]
+        slots = self.models * (min(workers, os.cpu_count() or 1) if on_cpu else 1)
+        self.free: queue.SimpleQueue[diffusion.Model] = queue.SimpleQueue()
+        for slot in slots:
+            self.free.put(slot)
+        self.threads = len(slots) + (0 if on_cpu else 4)
+        self.same_bits = diffusion.same_bits  # torch counts its threads for each of ours
+
+    def extract(self, request: Request, is_wanted: Callable[[], bool] = lambda: True) -> joblog.Finished:
+        """Extract one item, in a thread of its own.
+
+        Args:
+            request: what to make.
+            is_wanted: whether somebody still waits for it; if not, it is given up and nothing is written.
+
+        Raises:
+            ItemError: the item cannot be processed, or its picture was changed meanwhile.
+            InterruptedError: nobody waits for it any more.
+        """
+        from gpi_latents.core.pictures import png_bytes
+        from gpi_latents.tensors.latent_file import latent_bytes
+
+        def stop_if_abandoned() -> None:
+            if not is_wanted():
+                raise InterruptedError("its Snakemake has ended")
+
+        stop_if_abandoned()
+        started = time.monotonic()
+        before = _state(request.image)
+        picture, notes = self.models[0].prepare(request.image, request.recipe)
+        model = self.free.get()
+        try:
+            computing = time.monotonic()
+            latent = model.latent(picture, request.recipe, stop_if_abandoned)
+            notes += model.prompt_notes(request.recipe)
+            decoded = model.decode(latent) if request.picture else None
+            seconds = time.monotonic() - computing
+        finally:
+            self.free.put(model)
+        stop_if_abandoned()
+        _check_unchanged(request.image, before)
+        # The latent comes last: with it the item is finished.
+        if decoded is not None and request.picture is not None:
+            write_whole(request.picture, png_bytes(decoded))
+        write_whole(request.latent, latent_bytes(latent, recipe_digest(request.recipe)))
+        try:
+            _check_unchanged(request.image, before)
+        except ItemError:
+            Path(request.latent).unlink()  # Snakemake would not notice the change: the latent is newer
+            raise
+        total = time.monotonic() - started
+        return joblog.Finished(notes, list(latent.shape), round(seconds, 3), round(total, 3), str(model.device))
+
+
+def _check_unchanged(image: str, before: tuple[int, int] | None) -> None:
+    if _state(image) != before:
+        raise ItemError("the picture was changed while it was read: run again")
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    """What differs when a file was changed; None if it does not exist. (Network disks may change inode numbers.)"""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns

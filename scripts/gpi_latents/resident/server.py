@@ -1,0 +1,273 @@
+"""The resident model: one process per node that keeps the model loaded and answers one request per item.
+
+Started by scripts/extract.py, which has the other half of the protocol. A request is one line of JSON on a Unix socket.
+An answer is lines of text that begin with a number: 100 a sign of life, 102 accepted, 200 finished, 500 failed (501:
+failed, and more lines of the message follow).
+
+It ends when it has had nothing to do for a while, when the Snakemakes that it works for have ended, and when its
+working directory is gone; it never outlives the lock that its clients look at, and leaves no file behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from gpi_latents import joblog
+from gpi_latents.errors import ItemError, UserError
+from gpi_latents.resident.engine import Engine, Request
+
+REQUEST_LIMIT = 2**18  # bytes; the longest valid request is far below
+SIGN_OF_LIFE_SECONDS = 2.0
+WATCH_SECONDS = 0.5
+
+
+class Resident:
+    """Accepts requests, has worker threads process them, and knows when to end.
+
+    Args:
+        config: as `settings.load_config` returns it.
+        workers: items at a time on a CPU.
+    """
+
+    def __init__(self, config: Mapping[str, Any], workers: int):
+        self.config = config
+        self.workers = workers
+        # From the start of the process, so that importing is part of loading.
+        self.started = time.monotonic() - (time.time() - psutil.Process().create_time())
+        self.last_used = time.monotonic()
+        self.clients = 0
+        self.runs: dict[int, psutil.Process] = {}
+        self.had_runs = False
+        self.failure = ""
+        self.engine: asyncio.Future[Engine] = asyncio.get_running_loop().create_future()
+        self.directory = os.stat(".").st_ino, os.getcwd()
+
+    async def load(self) -> None:
+        """Load the model; a failure is kept for all who ask, and then the process ends."""
+        try:
+            engine = await asyncio.to_thread(Engine, self.config, self.workers)
+        except Exception as error:
+            print(f"loading failed: {error!r}", file=sys.stderr, flush=True)
+            self.failure = f"the model could not be loaded: {error or type(error).__name__}"
+            self.engine.cancel()
+            return
+        self.pool = ThreadPoolExecutor(engine.threads, initializer=engine.same_bits)
+        seconds = time.monotonic() - self.started
+        devices = ", ".join(str(model.device) for model in engine.models)
+        at_once = engine.free.qsize()
+        print(f"loaded the model on {devices} in {seconds:.1f} s, {at_once} at a time", flush=True)
+        self.engine.set_result(engine)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One client: one request, one answer."""
+        if not _is_own_user(writer.get_extra_info("socket")):
+            writer.close()
+            return
+        self.clients += 1
+        try:
+            await self._answer(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the client is gone; its item is dropped and the next one is served
+        finally:
+            self.clients -= 1
+            self.last_used = time.monotonic()
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            line = await asyncio.wait_for(reader.readline(), timeout=30)
+            request, run_pid = parse_request(json.loads(line), self.config)
+        except (ValueError, TypeError, RecursionError, TimeoutError) as error:
+            _write_failure(writer, f"not a valid request: {error}")
+            return await writer.drain()
+        try:
+            run = self.runs.get(run_pid) or psutil.Process(run_pid)
+        except (psutil.NoSuchProcess, ValueError):
+            _write_failure(writer, f"the Snakemake that asks, process {run_pid}, is not running")
+            return await writer.drain()
+        self.runs[run.pid] = run
+        self.had_runs = True
+        writer.write(b"102 accepted\n")
+        await self._extract(request, run, reader, writer)
+
+    async def _extract(
+        self, request: Request, run: psutil.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        # A killed client, or the clients that outlive a killed Snakemake, must not write over what a later run makes.
+        abandoned = threading.Event()
+        work = asyncio.create_task(self._work(request, lambda: not abandoned.is_set() and _is_alive(run)))
+        hung_up = asyncio.create_task(reader.read(1))  # a client sends nothing more, so this returns when it hangs up
+        try:
+            while not work.done():
+                await asyncio.wait({work, hung_up}, timeout=SIGN_OF_LIFE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if hung_up.done():
+                    return
+                if not work.done():
+                    state = joblog.STATES[self.engine.done()]
+                    writer.write(f"100 {state}\n".encode())
+                    await writer.drain()
+            try:
+                finished = work.result()
+            except asyncio.CancelledError:
+                _write_failure(writer, self.failure)
+            except Exception as error:
+                _write_failure(writer, explain(error, request))
+            else:
+                writer.write(f"200 {joblog.line(finished)}\n".encode())
+            await writer.drain()
+        finally:
+            abandoned.set()
+            work.cancel()
+            hung_up.cancel()
+
+    async def _work(self, request: Request, is_wanted: Callable[[], bool]) -> joblog.Finished:
+        engine = await asyncio.shield(self.engine)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, engine.extract, request, is_wanted)
+
+    async def watch(self) -> None:
+        """Return when it is time to end."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            self.runs = {pid: run for pid, run in self.runs.items() if _is_alive(run)}
+            if reason := self._reason_to_end():
+                return print(f"ending: {reason}", flush=True)
+
+    def _reason_to_end(self) -> str:
+        inode, path = self.directory
+        try:
+            vanished = os.stat(path).st_ino != inode
+        except OSError:
+            vanished = True
+        if vanished:
+            return "the working directory is gone"
+        if self.clients:
+            return ""
+        if self.failure:
+            return "nothing loaded"
+        if self.had_runs and not self.runs:
+            return "the run is over"
+        if time.monotonic() - self.last_used > self.config["resident_idle_seconds"]:
+            return "nothing to do"
+        return ""
+
+
+def explain(error: Exception, request: Request) -> str:
+    """A message for the user: which item, and what is wrong."""
+    text = str(error) or type(error).__name__
+    if not isinstance(error, UserError):
+        text = f"{type(error).__name__}: {text}"
+    if "OutOfMemory" in type(error).__name__:
+        text += "\nUse a smaller image_size, dtype float16, or a device with more memory."
+    return f"{request.image}: {text}"
+
+
+def parse_request(given: Any, config: Mapping[str, Any]) -> tuple[Request, int]:
+    """A request that came as JSON, and the process number of the Snakemake that asks.
+
+    Raises:
+        ValueError: it has another form, or would write outside this working directory's result folders.
+    """
+    kinds = {"image": str, "recipe": dict, "latent": str, "picture": (str, type(None)), "run": int}
+    if not isinstance(given, dict) or given.keys() != kinds.keys():
+        raise ValueError(f"a request has the keys {', '.join(kinds)}")
+    for key, kind in kinds.items():
+        if not isinstance(given[key], kind):  # type: ignore[arg-type]
+            raise ValueError(f"{key} is of the wrong kind")
+    for key, folder in (("latent", config["output_hidden_dir"]), ("picture", config["output_image_dir"])):
+        path = given[key]
+        if path is not None and (folder is None or Path(path).resolve().parent != Path(folder).resolve()):
+            raise ValueError(f"{path!r} is not in the result folder {folder!r}")
+    run_pid = given.pop("run")
+    return Request(**given), run_pid
+
+
+async def serve_until_idle(socket_path: Path, lock_path: Path, config: Mapping[str, Any], workers: int) -> None:
+    """Serve until it is time to end; leave nothing behind.
+
+    Args:
+        socket_path: where to listen.
+        lock_path: the lock file, held by a descriptor that was inherited from the client.
+        config: as `settings.load_config` returns it.
+        workers: items at a time on a CPU.
+    """
+    _sweep(socket_path.parent, lock_path)
+    socket_path.unlink(missing_ok=True)
+    resident = Resident(config, workers)
+    server = await asyncio.start_unix_server(resident.serve, socket_path, limit=REQUEST_LIMIT, backlog=1024)
+    loading = asyncio.create_task(resident.load())
+    watching = asyncio.create_task(resident.watch())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, watching.cancel)
+    await asyncio.wait({watching})
+    server.close()
+    loading.cancel()
+    for path in (socket_path, lock_path):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # others are there
+        socket_path.parent.rmdir()
+    # At once, without waiting for threads that load or compute for nobody; the lock is free when the process has ended.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def once(config: Mapping[str, Any], image: str, recipe: dict[str, Any], latent: str, picture: str | None = None) -> str:
+    """Load the model and extract one item: the way without a resident.
+
+    Returns:
+        The line for the item's log.
+
+    Raises:
+        ItemError: the model cannot be loaded, or the item cannot be processed.
+    """
+    request = Request(image, recipe, latent, picture)
+    try:
+        return joblog.line(Engine(config, workers=1, replicas=1).extract(request))
+    except Exception as error:
+        raise ItemError(joblog.ERROR + explain(error, request)) from error
+
+
+def _write_failure(writer: asyncio.StreamWriter, message: str) -> None:
+    *first, last = message.splitlines() or [""]
+    writer.write("".join([*(f"501 {line}\n" for line in first), f"500 {last}\n"]).encode(errors="replace"))
+
+
+def _is_own_user(connection: socket.socket) -> bool:
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True  # macOS: the private directory alone keeps others out
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return struct.unpack("3i", credentials)[1] == os.getuid()
+
+
+def _is_alive(run: psutil.Process) -> bool:
+    try:
+        return run.is_running() and run.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _sweep(directory: Path, own_lock: Path) -> None:
+    """Remove what killed residents left: sockets whose lock nobody holds."""
+    for lock in directory.glob("*.lock"):
+        if lock == own_lock:
+            continue
+        with contextlib.suppress(OSError), lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_ino != lock.stat().st_ino:
+                continue  # a new resident has made it again
+            lock.with_suffix(".sock").unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""Around a run: its lock, lost and orphaned files, what failed and why."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gpi_latents import joblog, paths
+from gpi_latents.errors import InputError, bulleted
+from gpi_latents.files import future_files, missing_files, read_text
+
+
+def check_dates(config: Mapping[str, Any]) -> None:
+    """Refuse results that are dated in the future: an input that changes now would not be newer than they are.
+
+    Raises:
+        InputError: with the command that mends it.
+    """
+    folders = ["results", "results/checksums", "results/report", *result_folders(config)]
+    if found := future_files(dict.fromkeys(folders)):
+        raise InputError(
+            f"{len(found)} of the results are dated in the future, such as {found[0]}: this machine's clock was set "
+            f"back. Give them today's date (in {os.getcwd()}):\n"
+            f"  touch .now && find {' '.join(dict.fromkeys(map(_top, folders)))} -newer .now -exec touch -r .now {{}} +"
+        )
+
+
+def check_writable(config: Mapping[str, Any]) -> None:
+    """Check that results can be written, since Snakemake ends with a traceback if they cannot.
+
+    Raises:
+        InputError: a folder that cannot be written, and why.
+    """
+    for folder in [*result_folders(config), "results", "logs"]:
+        existing = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            raise InputError(f"Results cannot be written to {existing.absolute()}: {error.strerror}") from None
+
+
+def lock_run() -> None:
+    """Hold this working directory for as long as this process lives, if the disk supports locks.
+
+    Snakemake checks its own lock and then writes it, so that two runs that start at once could both pass.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    # Not by the library filelock: on a disk without locks, as Lustre may be, it makes a file that a kill leaves behind.
+    # The descriptor is never closed, which would end the lock.
+    descriptor = os.open(".snakemake/gpi-latents.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"Another run is at work in {os.getcwd()}: wait for it to end, or use another --directory"
+        ) from None
+    except OSError:
+        pass  # the disk has no locks; Snakemake's own must do
+
+
+def result_folders(config: Mapping[str, Any]) -> list[str]:
+    """The folders of results that the config chooses."""
+    chosen = [config["output_hidden_dir"], config["output_image_dir"], os.path.dirname(config["stacked"])]
+    return [folder for folder in chosen if folder]
+
+
+def lost_results(config: Mapping[str, Any], ids: Iterable[str], checksums: Iterable[str]) -> list[str]:
+    """Files that are missing although what was made from them exists, which Snakemake does not ask for by itself.
+
+    Args:
+        config: as `settings.load_config` returns it.
+        ids: of all items, in sheet order.
+        checksums: the checksum files whose latents are looked at.
+
+    Returns:
+        Latents that a checksum was made of, and pictures whose latent exists.
+    """
+    chosen = set(checksums)
+    made = chosen - missing_files(chosen)
+    blocks = {item_id: paths.checksum_path(number // paths.BLOCK) for number, item_id in enumerate(ids)}
+    latents = {item_id: paths.latent_path(config, item_id) for item_id, path in blocks.items() if path in chosen}
+    missing = missing_files(latents.values())
+    lost = [path for item_id, path in latents.items() if path in missing and blocks[item_id] in made]
+    if config["output_image_dir"]:
+        pictures = {f"{paths.picture_path(config, item_id)}": path for item_id, path in latents.items()}
+        lost += sorted(path for path in missing_files(pictures) if pictures[path] not in missing)
+    return lost
+
+
+def orphans(config: Mapping[str, Any], ids: Iterable[str]) -> list[str]:
+    """The files in the result folders that belong to no item of the sheet."""
+    ids = list(ids)
+    found = []
+    for path in (paths.latent_path, paths.picture_path):
+        if pattern := path(config, "*"):
+            own = {path(config, item_id) for item_id in ids}
+            folder, name = os.path.split(pattern)
+            found += sorted(str(file) for file in Path(folder).glob(name) if str(file) not in own)
+    checksums = {str(file) for file in Path().glob(paths.checksum_path("*"))}
+    return found + sorted(checksums - set(paths.checksum_paths(len(ids))))
+
+
+def print_orphans(config: Mapping[str, Any], ids: Iterable[str], log: str) -> None:
+    """Print and log the `orphans`, one per line."""
+    text = "\n".join(orphans(config, ids)) or "Every latent and picture belongs to an item."
+    Path(log).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    print(text.encode(errors="backslashreplace").decode())
+
+
+def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
+    """What a failed run leaves to do, and why, from the logs of its jobs.
+
+    Returns:
+        A text for the user: the failed items by row and id with the reasons (the first 20; all are in
+        `paths.FAILED`), and how many were not reached; if no item failed, the log of the rule that did.
+    """
+    missing = sheet.loc[[not os.path.exists(paths.latent_path(config, item_id)) for item_id in sheet["id"]]]
+    failed = missing[["id", "image"]].assign(reason=[joblog.failure(paths.item_log(each)) for each in missing["id"]])
+    failed = failed[failed["reason"] != ""]
+    texts = []
+    if not os.path.exists(paths.MODEL):
+        texts.append(read_text("logs/model.log"))
+    elif missing.empty and os.path.exists(paths.INDEX):
+        # Snakemake removes what a failed job was to make.
+        names = [name for name in paths.figures(config) if not os.path.exists(f"results/report/{name}.json")]
+        texts += map(read_text, [*(f"logs/figure/{name}.log" for name in names), "logs/report.log"])
+    elif missing.empty:
+        texts += map(read_text, ["logs/stack.log", *sorted(glob.glob("logs/checksums/*.log"))])
+    if not failed.empty:
+        with contextlib.suppress(OSError):
+            failed.to_csv(paths.FAILED, index_label="row")
+        lines = [f"row {row}, {item.id}: {item.reason}" for row, item in failed.iterrows()]
+        heading = f"{len(failed)} of {len(sheet)} items failed (all in {paths.FAILED}):"
+        texts.append(bulleted(heading, lines))
+    if rest := len(missing) - len(failed):
+        texts.append(f"{rest} of {len(sheet)} items were not reached: run again for them.")
+    return "\n".join(filter(None, texts))
+
+
+def cut_prompts(sheet: pd.DataFrame) -> str:
+    """Which prompts the model did not read to their end, from the logs of the items; a text for the user."""
+    # The text encoders read 77 tokens, of one byte or more.
+    long = sheet[["prompt", "negative_prompt"]].fillna("").map(lambda text: len(text.encode())).max(axis=1) > 75
+    lines = []
+    for row, item_id in sheet["id"][long & (sheet["strength"] > 0)].items():
+        if finished := joblog.read(paths.item_log(item_id)):
+            lines += [f"row {row}, {item_id}: {note}" for note in finished.notes if " cut: " in note]
+    return bulleted("Prompts too long for the model:", lines) if lines else ""
+
+
+def _top(folder: str) -> str:
+    return Path(folder).parts[0]

@@ -1,0 +1,104 @@
+"""A study as the Snakefile sees it: the checked config and sheet, and where each item's files are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gpi_latents import paths, run
+from gpi_latents.errors import InputError
+from gpi_latents.model.family import model_files, model_identity
+from gpi_latents.plan import write_plan
+from gpi_latents.recipe import SETTINGS, canonical, recipe
+from gpi_latents.study.settings import load_config
+from gpi_latents.study.sheet import index_table, plan_table, read_items, table_digest
+
+
+class Study:
+    """A study, read once when Snakemake parses.
+
+    Args:
+        given: the config as Snakemake read it.
+        command_line: the keys that came by `--config`.
+        is_main: whether this is the user's Snakemake, not one that a cluster's job runs; pictures are checked and the
+            plan is written there alone.
+
+    Raises:
+        InputError: with all mistakes in the config or in the sheet.
+    """
+
+    def __init__(self, given: Mapping[str, Any], command_line: Iterable[str] = (), is_main: bool = True):
+        self.config = load_config(given, command_line)
+        self.sheet = read_items(self.config, check_images=is_main)
+        table = index_table(self.config, self.sheet)
+        self.table = table_digest(table)
+        if is_main:
+            run.check_dates(self.config)
+            os.environ["GPI_PLAN"] = write_plan(self.config, plan_table(self.config, self.sheet, table))
+        self.plan = os.environ["GPI_PLAN"]  # in a cluster's job, that of the run which submitted it
+        columns = ["id", "image", "prompt", *SETTINGS]
+        self.items = {item.id: item for item in self.sheet[columns].itertuples(index=False)}
+        self.latents = [paths.latent_path(self.config, item_id) for item_id in self.items]
+        self.checksums = paths.checksum_paths(len(self.latents))
+        self.figures = paths.figures(self.config)
+        self.model_files = model_files(self.config)
+        self.model_identity = model_identity(self.config)
+        self.latent = paths.latent_path(self.config, "{id}")
+        self.picture = {"picture": paths.picture_path(self.config, "{id}")} if self.config["output_image_dir"] else {}
+        report = [paths.REPORT] if self.config["report"] else []
+        self.results = [self.config["stacked"], paths.INDEX, paths.PROVENANCE, *report]
+
+    def item(self, wildcards: Any) -> Any:
+        """A row of the sheet, by the wildcard `id`."""
+        if wildcards.id not in self.items:
+            raise InputError(f"The sheet {self.config['items']} has no item {wildcards.id!r}")
+        return self.items[wildcards.id]
+
+    def image(self, wildcards: Any) -> str:
+        """The path of an item's picture."""
+        return os.path.normpath(self.item(wildcards).image)
+
+    def image_bytes(self, wildcards: Any) -> int:
+        """The size of a picture's file in bytes, -1 if it does not exist.
+
+        Snakemake reads the bytes of a picture only if it is newer than the latent, which a file from an archive is not.
+        """
+        try:
+            return os.stat(self.item(wildcards).image).st_size
+        except OSError:
+            return -1
+
+    def recipe(self, wildcards: Any) -> str:
+        """An item's recipe as one text: of several params, Snakemake would not notice two that swap their values."""
+        return canonical(recipe(self.config, self.item(wildcards)))
+
+    def block(self, wildcards: Any) -> list[str]:
+        """The latents of the wildcard `block`."""
+        return paths.block(self.latents, int(wildcards.block))
+
+    def lost(self, checksums: Iterable[str]) -> list[str]:
+        """See `run.lost_results`."""
+        return run.lost_results(self.config, self.items, checksums)
+
+    def extract_command(self, python: str, cores: int | None) -> str:
+        """The beginning of the command that extracts an item: with the resident model, or each job by itself."""
+        scripts = paths.SCRIPTS
+        if not self.config["resident"]:
+            return shlex.join([python, f"{scripts}/resident.py", "once", "--plan", self.plan])
+        options = ["--resident", self._resident_name(python), "--workers", str(cores or 1), "--run", str(os.getpid())]
+        return shlex.join([python, "-I", "-S", f"{scripts}/extract.py", "--plan", self.plan, *options])
+
+    def _resident_name(self, python: str) -> str:
+        """All by which one resident differs from another, the source of its code included.
+
+        An edited core is then never answered by an old process. The client adds the model and the Slurm job.
+        """
+        keys = ["model_id", "vae_id", "variant", "cache_dir", "device", "dtype"]
+        keys += ["output_hidden_dir", "output_image_dir"]
+        name = hashlib.sha256(canonical([{key: self.config[key] for key in keys}, python, os.getcwd()]).encode())
+        for source in sorted(paths.PACKAGE.rglob("*.py")):
+            name.update(source.read_bytes())
+        return name.hexdigest()[:12]

@@ -1,0 +1,96 @@
+"""What all rules share: the study, how commands are started, and the hooks of a run."""
+
+import os
+import sys
+from pathlib import Path
+
+from snakemake.settings.types import DeploymentMethod
+
+# The package beside this file, whatever is installed; its name alone is added, since a study may have a model.py too.
+sys.path.insert(0, str(Path(workflow.current_basedir).parent))
+from gpi_latents import paths, run, slurm
+from gpi_latents.errors import InputError
+from gpi_latents.files import read_text, remove_files
+from gpi_latents.plan import remove_other_plans
+from gpi_latents.study.study import Study
+
+del sys.path[0]
+
+# A study has its own config/config.yaml, or names another by --configfile. Defaults are in gpi_latents/study/settings.py.
+if not workflow.overwrite_configfiles and os.path.isfile("config/config.yaml"):
+
+    configfile: "config/config.yaml"
+
+
+try:
+    STUDY = Study(config, workflow.config_settings.config, is_main=workflow.is_main_process)
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+# For the rules' commands. Snakemake compares these between runs before they are filled in, so what is named here in
+# capitals can change without anything running again.
+CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+PYTHON = "python" if CONDA else sys.executable
+SCRIPTS = str(paths.SCRIPTS)
+PLAN = STUDY.plan
+EXTRACT = STUDY.extract_command(PYTHON, workflow.resource_settings.cores)
+FIGURES = STUDY.figures
+MODEL = paths.MODEL  # by its name, since with rules.model.output planning grows with the square of the items
+
+# For the commands of profiles/slurm, which Snakemake runs from the working directory.
+os.environ |= {"GPI_PYTHON": sys.executable, "GPI_SLURM": f"{SCRIPTS}/slurm.py"}
+
+
+def planned_checksums(lost=False):
+    """All, or with --batch stack=i/n those of the batch; the last batch asks for all that is lost."""
+    batch = workflow.dag_settings.batch
+    if batch is None or batch.rulename != "stack" or (lost and batch.is_final):
+        return STUDY.checksums
+    return [path for path in batch.get_batch([*STUDY.checksums, MODEL]) if path != MODEL]
+
+
+def show(*texts):
+    for text in filter(None, texts):
+        print(text, file=sys.stderr)
+
+
+def check_result():
+    return read_text("logs/check.txt") if "check" in workflow.dag_settings.targets else ""
+
+
+wildcard_constraints:
+    id=r"[A-Za-z0-9_-][A-Za-z0-9._-]*",
+    block=r"\d+",
+    figure="|".join(paths.FIGURES),
+
+
+localrules:
+    all,
+    model,
+    checksums,
+    orphans,
+
+
+onstart:
+    try:
+        run.check_writable(STUDY.config)
+        run.lock_run()
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+    remove_other_plans(STUDY.plan)
+    slurm.forget_submitted()
+    planned = list(workflow.dag.needrun_jobs())
+    remove_files([paths.FAILED, *(log for job in planned for log in job.log)])
+    # On a cluster Snakemake leaves an old result where it is until its job writes a new one, and if it never does, takes
+    # it for new.
+    if not workflow.local_exec:
+        remove_files(output for job in planned for output in job.output)
+
+
+onsuccess:
+    show(check_result(), run.cut_prompts(STUDY.sheet))
+
+
+onerror:
+    slurm.cancel_submitted()
+    show(run.cut_prompts(STUDY.sheet), check_result() or run.unfinished(STUDY.config, STUDY.sheet))
