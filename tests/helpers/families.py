@@ -33,7 +33,9 @@ from transformers import (
     T5Tokenizer,
 )
 
-TOKENIZER = Path(__file__).resolve().parent.parent / "config/demo/model/tokenizer"
+from helpers.study import ROOT
+
+TOKENIZER = ROOT / "config/demo/model/tokenizer"
 SEED = 2026
 TEXT_WIDTH = 32
 SAMPLE_SIZE = 8  # native side of the latents: 64 pixels by the VAE's factor 8

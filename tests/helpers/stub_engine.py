@@ -1,0 +1,53 @@
+"""A resident without a model, for tests of everything around it: it starts in half a second and needs no torch.
+
+Run as a program with the arguments of scripts/resident.py.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+from gpi_latents.errors import ModelError
+from gpi_latents.joblog import Finished
+
+STEP_SECONDS = 0.01
+
+
+class StubEngine:
+    """As `engine.Engine`, but a latent is the recipe's text, and each step of an item takes `STEP_SECONDS`."""
+
+    def __init__(self, config: dict, workers: int):
+        if "gone" in Path("results/model.json").read_text():
+            raise ModelError("the model gone is not on this machine")
+        self.models = [SimpleNamespace(device="stub")]
+        self.free: queue.SimpleQueue = queue.SimpleQueue()
+        for _ in range(workers):
+            self.free.put(self.models[0])
+        self.threads = workers
+
+    def same_bits(self) -> None:
+        pass
+
+    def extract(self, request, is_wanted: Callable[[], bool]) -> Finished:
+        Path(f"{request.latent}.begun").touch()
+        for _ in range(request.recipe["num_inference_steps"]):
+            time.sleep(STEP_SECONDS)
+            if not is_wanted():
+                Path(f"{request.latent}.abandoned").touch()
+                raise InterruptedError("its Snakemake has ended")
+        Path(request.latent).write_text(str(request.recipe))
+        return Finished([], [1, 4, 8, 8], 0.1, 0.2, "stub")
+
+
+if __name__ == "__main__":
+    import runpy
+
+    from gpi_latents import paths
+    from gpi_latents.resident import server
+
+    server.Engine = StubEngine
+    runpy.run_path(str(paths.SCRIPTS / "resident.py"), run_name="__main__")
