@@ -3,7 +3,7 @@
     python -I -S extract.py --plan DIR --resident NAME --workers N --run PID --image IMAGE --recipe JSON
                             --output LATENT [PICTURE]
 
-It starts the resident if there is none. Only light modules of the standard library are imported, and the others where
+It starts the resident if none is running. Only light modules of the standard library are imported, and the others where
 they are needed, since this runs once per item: with json, argparse and socket, starting takes three times as long.
 """
 
@@ -70,7 +70,7 @@ def start(directory: str, name: str, options: dict[str, str], lock: int) -> None
 
 
 def connect(name: str, options: dict[str, str]) -> _socket.socket:
-    """A connection to the resident, which is started if there is none."""
+    """A connection to the resident, which is started if none is running."""
     import fcntl
 
     started = False
@@ -94,7 +94,7 @@ def connect(name: str, options: dict[str, str]) -> _socket.socket:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(lock).st_ino == os.stat(f"{directory}/{name}.lock").st_ino:
-                # No resident is running: one holds the lock from before its socket exists until its process has ended.
+                # No resident is running: it holds the lock from before its socket exists until its process has ended.
                 if started:
                     raise ResidentDied("the resident model ended before it listened")
                 started = True
@@ -109,7 +109,7 @@ def connect(name: str, options: dict[str, str]) -> _socket.socket:
 
 
 def ask(connection: _socket.socket, request: str) -> bool:
-    """Send the request and print what comes back.
+    """Send the request and print the answer; of its signs of life, only what is new.
 
     Returns:
         Whether the item was accepted; False if the resident was about to end, and another has to be asked.
@@ -131,7 +131,7 @@ def ask(connection: _socket.socket, request: str) -> bool:
                     accepted = True
                 elif code == "501":
                     reason += text + "\n"
-                elif text != state:  # a sign of life
+                elif text != state:
                     state = text
                     print(state, flush=True)
     except TimeoutError:

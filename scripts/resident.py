@@ -1,8 +1,9 @@
-"""The resident model: `serve` waits for the requests of scripts/extract.py, `once` loads the model for one item."""
+"""The resident model: `serve` answers the requests of scripts/extract.py, `once` loads the model for one item."""
 
 import argparse
 import asyncio
 import json
+import sys
 from pathlib import Path
 
 from gpi_latents.errors import exit_code
@@ -22,8 +23,13 @@ if __name__ == "__main__":
     single.add_argument("--output", nargs="+", required=True, help="the latent, and the picture if one is wanted")
     for command in (serving, single):
         command.add_argument("--plan", type=Path, required=True, help="folder with the plan of the run")
-    arguments = parser.parse_args()
-    config = read_config(arguments.plan)
+    given = sys.argv[1:]
+    if "--image" in given:  # argparse takes a file name that begins with a dash only after an equals sign
+        place = given.index("--image")
+        given[place : place + 2] = ["=".join(given[place : place + 2])]
+    arguments = parser.parse_args(given)
     if arguments.command == "once":
-        raise SystemExit(exit_code(lambda: once(config, arguments.image, arguments.recipe, *arguments.output)))
+        image, recipe, outputs = arguments.image, arguments.recipe, arguments.output
+        raise SystemExit(exit_code(lambda: once(read_config(arguments.plan), image, recipe, *outputs)))
+    config = read_config(arguments.plan)
     asyncio.run(serve_until_idle(arguments.socket, arguments.lock, config, arguments.workers))

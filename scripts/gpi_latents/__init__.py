@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpi_latents.errors import DataError, InputError, ItemError, ModelError, TensorError, UserError
-    from gpi_latents.extract_images import extract_images
     from gpi_latents.gpi import arrays, check_digests, load
+    from gpi_latents.standalone import extract_images
 
 _PLACES = {
-    "extract_images": "gpi_latents.extract_images",
+    "extract_images": "gpi_latents.standalone",
     **dict.fromkeys(["load", "arrays", "check_digests"], "gpi_latents.gpi"),
     **dict.fromkeys(
         ["UserError", "InputError", "ModelError", "ItemError", "TensorError", "DataError"], "gpi_latents.errors"
@@ -37,6 +37,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Kept, since importing the submodule extract_images would otherwise take the function's name.
-    globals()[name] = value = getattr(importlib.import_module(_PLACES[name]), name)
-    return value
+    return getattr(importlib.import_module(_PLACES[name]), name)

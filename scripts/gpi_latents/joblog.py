@@ -1,7 +1,6 @@
-"""The log of an item's job: written by the resident, read by the end of a run and by the report.
+"""The log of an item's job: written by its job, read at the end of a run and by the report.
 
-A job that worked ends its log with one line of JSON; one that failed with `error: ` and the message, which
-scripts/extract.py prints.
+A job that worked ends its log with one line of JSON; one that failed with `error: ` and the message.
 """
 
 from __future__ import annotations
@@ -11,15 +10,16 @@ from dataclasses import asdict, dataclass
 
 from gpi_latents.files import read_text
 
-ERROR = "error: "
+ERROR = "error: "  # scripts/extract.py, which imports nothing of ours, has it too
+LOADING, WORKING = STATES = ("loading the model", "working on it")  # what the resident reports of an item meanwhile
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a job says of its item.
+    """What a job reports of its item.
 
     Attributes:
-        notes: what was done to the picture and to the prompts.
+        notes: what was done to the picture, and what the model does not read of the prompts.
         shape: of the latent.
         seconds: of computing.
         total_seconds: with waiting and files, without loading the model.
@@ -39,26 +39,18 @@ def line(finished: Finished) -> str:
 
 
 def read(path: str) -> Finished | None:
-    """What the log of a job says; None if there is none, or if the job did not finish."""
+    """What a job reported; None if there is no log, or if the job did not finish."""
     try:
         return Finished(**json.loads(read_text(path).splitlines()[-1]))
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, RecursionError):
         return None
 
 
 def failure(path: str) -> str:
-    """Why a job failed, in one line of at most 500 characters; empty if it worked or did not come to an end."""
-    text = read_text(path)
+    """Why a job failed, in one line of at most 500 characters; empty if it worked, did not start or was killed."""
     if read(path) is not None:
         return ""
-    _, is_there, message = ("\n" + text).partition("\n" + ERROR)
-    lines = message.splitlines() if is_there else [line for line in text.splitlines() if not is_state(line)]
+    text = read_text(path)
+    _, is_there, message = f"\n{text}".partition(f"\n{ERROR}")  # before it, what C libraries print
+    lines = message.splitlines() if is_there else [line for line in text.splitlines() if line not in STATES]
     return " ".join(lines)[:500]
-
-
-def is_state(line: str) -> bool:
-    """Whether a line only says what the resident is doing."""
-    return line in STATES
-
-
-STATES = ("loading the model", "working on it")

@@ -1,4 +1,4 @@
-"""Pictures as the model sees them: opened as they look, and brought to its size. Needs no torch."""
+"""Pictures as the model sees them: opened as viewers show them, and brought to its size. Needs no torch."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ with contextlib.suppress(ImportError):  # a plugin that users can install
 
 
 def open_picture(image: str | Path | Image.Image) -> tuple[Image.Image, list[str]]:
-    """Open a picture, or take an open one, as it looks.
+    """Open a picture, or take an open one, as viewers show it.
 
-    The EXIF orientation and an embedded colour profile are applied, transparency is laid on white, 16 bits become 8
-    by scaling. Of an animation or a multi-page file the first frame is taken.
+    The EXIF orientation and an embedded colour profile are applied, transparency is laid on white, 16 bits are scaled
+    to 8. Of an animation or a file of many pages the first is taken.
 
     Returns:
         The picture in mode RGB, and notes on what was done to it.
 
     Raises:
-        ItemError: it is no picture, or a damaged one.
+        ItemError: it is not a picture, or a damaged one.
     """
     notes = []
     try:
@@ -39,8 +39,8 @@ def open_picture(image: str | Path | Image.Image) -> tuple[Image.Image, list[str
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which we do not use
             picture = image if isinstance(image, Image.Image) else _open(image)
             notes.append(f"{picture.format or 'picture'} {picture.width} x {picture.height} {picture.mode}")
-            if getattr(picture, "n_frames", 1) > 1:
-                notes.append(f"the first of {picture.n_frames} {'pages' if picture.format == 'TIFF' else 'frames'}")
+            if (count := getattr(picture, "n_frames", 1)) > 1:
+                notes.append(f"the first of {count} {'pages' if picture.format == 'TIFF' else 'frames'}")
             picture.load()
             profile = picture.info.get("icc_profile")
             if picture.getexif().get(0x0112, 1) != 1:  # the tag Orientation
@@ -55,13 +55,13 @@ def open_picture(image: str | Path | Image.Image) -> tuple[Image.Image, list[str
 
 
 def _open(path: str | Path) -> Image.Image:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for without end
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
         raise ItemError(f"the picture {str(path)!r} is not a file")
     try:
         return Image.open(path)
     except Image.DecompressionBombError:
         raise ItemError(
-            f"the picture {str(path)!r} has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels: "
+            f"the picture {str(path)!r} has more than {(Image.MAX_IMAGE_PIXELS or 0) // 500_000} million pixels: "
             "make it smaller"
         ) from None
     except UnidentifiedImageError:
@@ -71,11 +71,11 @@ def _open(path: str | Path) -> Image.Image:
             raise ItemError(f"the picture {str(path)!r} cannot be read: it is empty") from None
         if start[4:8] == b"ftyp":  # the container of HEIC and AVIF
             raise ItemError(
-                f"the picture {str(path)!r} is of the kind HEIC or AVIF, or a film: install the package pillow-heif "
+                f"the picture {str(path)!r} is in the format HEIC or AVIF, or a video: install the package pillow-heif "
                 f"({sys.executable} -m pip install pillow-heif), or save it as PNG or JPEG"
             ) from None
         raise ItemError(
-            f"the picture {str(path)!r} cannot be read: it is not a picture of a kind that is known here, or damaged"
+            f"the picture {str(path)!r} cannot be read: it is not a picture in a format that is supported, or damaged"
         ) from None
 
 
@@ -86,7 +86,7 @@ def _as_rgb(picture: Image.Image, profile: bytes | None, notes: list[str]) -> Im
         if not (values.min() >= 0 and values.max() <= full):
             raise ItemError(
                 f"the picture has values from {values.min():g} to {values.max():g}, "
-                f"where {'0 to 1' if full == 1 else '0 to 65535'} can be shown"
+                f"where {'0 to 1' if full == 1 else '0 to 65535'} is expected"
             )
         notes.append("scaled to 8 bits")
         picture = Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8))
@@ -100,7 +100,8 @@ def _as_rgb(picture: Image.Image, profile: bytes | None, notes: list[str]) -> Im
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             name = ImageCms.getProfileDescription(source).strip()
             if "sRGB" not in name:
-                picture = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+                target = ImageCms.createProfile("sRGB")
+                picture = ImageCms.profileToProfile(picture, source, target, outputMode="RGB") or picture
                 notes.append(f"colour profile {name!r} applied")
         except (ImageCms.PyCMSError, OSError) as error:
             notes.append(f"colour profile not usable ({error}), colours used as they are")

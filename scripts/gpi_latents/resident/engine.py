@@ -51,13 +51,13 @@ class Engine:
     def __init__(self, config: Mapping[str, Any], workers: int, replicas: int | None = None):
         located = locate(json.loads(Path(paths.MODEL).read_text(encoding="utf-8")), config["cache_dir"])
 
-        from gpi_latents.core import diffusion  # slow, so after what may fail at once
+        from gpi_latents.core import diffusion  # imports torch, which is slow, so after what may fail at once
 
         diffusion.same_bits()
         devices = diffusion.devices(config["device"])[:replicas]
         self.models = [diffusion.Model(device=name, dtype=config["dtype"], **located) for name in devices]
-        # On a CPU a worker does an item from end to end; a GPU has one worker, and threads that open and save pictures
-        # beside it.
+        # On a CPU a worker does an item from end to end; a GPU has one worker, and beside it threads that open and save
+        # pictures.
         on_cpu = devices == ["cpu"]
         slots = self.models * (min(workers, os.cpu_count() or 1) if on_cpu else 1)
         self.free: queue.SimpleQueue[diffusion.Model] = queue.SimpleQueue()
@@ -71,12 +71,14 @@ class Engine:
 
         Args:
             request: what to make.
-            is_wanted: whether somebody still waits for it; if not, it is given up and nothing is written.
+            is_wanted: whether a job still waits for it; if not, it is given up and nothing is written.
 
         Raises:
             ItemError: the item cannot be processed, or its picture was changed meanwhile.
-            InterruptedError: nobody waits for it any more.
+            InterruptedError: no job waits for it any more.
         """
+        import torch
+
         from gpi_latents.core.pictures import png_bytes
         from gpi_latents.tensors.latent_file import latent_bytes
 
@@ -95,6 +97,9 @@ class Engine:
             notes += model.prompt_notes(request.recipe)
             decoded = model.decode(latent) if request.picture else None
             seconds = time.monotonic() - computing
+        except torch.OutOfMemoryError as error:
+            hint = "use a smaller image_size, dtype float16, or a device with more memory"
+            raise ItemError(f"{model.device} has too little memory: {hint} ({error})") from error
         finally:
             self.free.put(model)
         stop_if_abandoned()
@@ -106,7 +111,7 @@ class Engine:
         try:
             _check_unchanged(request.image, before)
         except ItemError:
-            Path(request.latent).unlink()  # Snakemake would not notice the change: the latent is newer
+            Path(request.latent).unlink()  # newer than the picture, it would hide the change from Snakemake
             raise
         total = time.monotonic() - started
         return joblog.Finished(notes, list(latent.shape), round(seconds, 3), round(total, 3), str(model.device))
@@ -118,7 +123,7 @@ def _check_unchanged(image: str, before: tuple[int, int] | None) -> None:
 
 
 def _state(path: str) -> tuple[int, int] | None:
-    """What differs when a file was changed; None if it does not exist. (Network disks may change inode numbers.)"""
+    """Size and time of a file, None if there is none. (Inode numbers may change by themselves on network disks.)"""
     try:
         found = os.stat(path)
     except OSError:

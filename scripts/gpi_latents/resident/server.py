@@ -1,8 +1,8 @@
 """The resident model: one process per node that keeps the model loaded and answers one request per item.
 
 Started by scripts/extract.py, which has the other half of the protocol. A request is one line of JSON on a Unix socket.
-An answer is lines of text that begin with a number: 100 a sign of life, 102 accepted, 200 finished, 500 failed (501:
-failed, and more lines of the message follow).
+An answer is lines of text that begin with a number: 102 accepted, 100 what is being done (a sign of life, every two
+seconds), 200 finished, 500 failed (501: failed, and more lines of the message follow).
 
 It ends when it has had nothing to do for a while, when the Snakemakes that it works for have ended, and when its
 working directory is gone; it never outlives the lock that its clients look at, and leaves no file behind.
@@ -38,7 +38,7 @@ WATCH_SECONDS = 0.5
 
 
 class Resident:
-    """Accepts requests, has worker threads process them, and knows when to end.
+    """Accepts requests, lets worker threads process them, and knows when to end.
 
     Args:
         config: as `settings.load_config` returns it.
@@ -119,7 +119,7 @@ class Resident:
                 if hung_up.done():
                     return
                 if not work.done():
-                    state = joblog.STATES[self.engine.done()]
+                    state = joblog.WORKING if self.engine.done() else joblog.LOADING
                     writer.write(f"100 {state}\n".encode())
                     await writer.drain()
             try:
@@ -172,8 +172,6 @@ def explain(error: Exception, request: Request) -> str:
     text = str(error) or type(error).__name__
     if not isinstance(error, UserError):
         text = f"{type(error).__name__}: {text}"
-    if "OutOfMemory" in type(error).__name__:
-        text += "\nUse a smaller image_size, dtype float16, or a device with more memory."
     return f"{request.image}: {text}"
 
 

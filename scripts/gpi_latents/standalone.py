@@ -1,0 +1,153 @@
+"""The same latents without Snakemake."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import warnings
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from gpi_latents import paths
+from gpi_latents.core.diffusion import Model, devices, restored_settings, same_bits
+from gpi_latents.core.pictures import png_bytes
+from gpi_latents.errors import InputError, ItemError
+from gpi_latents.files import write_whole
+from gpi_latents.model.source import locate, resolve
+from gpi_latents.recipe import SETTINGS, recipe, recipe_digest
+from gpi_latents.tensors.latent_file import latent_bytes
+
+# The rule of gpi_pack, whose max_size is 512 pixels.
+REFERENCE_SIZE = {"image_size": 512, "resize": "contain"}
+
+
+def extract_images(
+    images: str | Path | Image.Image | Iterable[str | Path | Image.Image],
+    prompts: str | Iterable[str],
+    output_hidden_dir: str | Path,
+    output_image_dir: str | Path | None = None,
+    save_name: str = "gen",
+    prefix_hidden: str = "hidden",
+    model_id: str = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    device: str | None = None,
+    cache_dir: str | Path | None = None,
+    strength: float = 0,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+    negative_prompt: str | None = None,
+    seed: int | None = None,
+) -> list[Path]:
+    """Extract the latents of pictures without Snakemake, as `gpi_pack.diffusion.extract_images` (gpi_pack 0.2.1) does.
+
+    The latents are those of `Model.latent`; existing files are replaced. The model stays loaded for the next call with
+    the same `model_id`, `device` and `cache_dir`.
+
+    Args:
+        images: one or many (a list, an array, a column of a table), as paths or PIL pictures; those with a side of more
+            than 512 pixels are reduced to 512 (`fit_picture`'s `contain`), so the latents' shapes may differ.
+        prompts: one for each picture, or one for all; without effect at strength 0.
+        output_hidden_dir: gets `{prefix_hidden}_{i}.pt`, i from 0: float32 (1, C, H / 8, W / 8).
+        output_image_dir: gets `{save_name}_{i}.png`, the decoded latents; None decodes none.
+        save_name: letters, digits, `.`, `_` and `-`; so is `prefix_hidden`.
+        prefix_hidden: see `output_hidden_dir`.
+        model_id: a Hugging Face id, a folder in diffusers' layout, a `.safetensors` checkpoint, or `demo`.
+        device: as torch names it; None and `auto` are `cuda` where there is one, else `cpu`.
+        cache_dir: for downloaded models; None is Hugging Face's own cache.
+        strength: 0 (the picture as it is) to 1.
+        num_inference_steps: 1 to 999; about `strength` times this many are made.
+        guidance_scale: at 1 or below there is no second pass.
+        negative_prompt: what the pictures should not show.
+        seed: of every picture's own generator; None draws one for each.
+
+    Returns:
+        The latents' paths, in the order of the pictures.
+
+    Raises:
+        ValueError: different numbers of pictures and prompts, wrong types, or a setting out of its range.
+        FileNotFoundError: a picture does not exist.
+        ModelError: the model is not available.
+        ItemError: a picture cannot be processed; those before it are done.
+    """
+    inputs = _inputs(images, prompts)
+    given: dict[str, Any] = {"save_name": save_name, "prefix_hidden": prefix_hidden, "model_id": str(model_id)}
+    given |= {"strength": strength, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    given |= {"negative_prompt": negative_prompt, "device": str(device or "auto")}
+    config = _config(given if seed is None else given | {"seed": seed})
+    model = _model(config, cache_dir)
+    for key, folder in (("output_hidden_dir", output_hidden_dir), ("output_image_dir", output_image_dir)):
+        config[key] = None if folder is None else os.path.normpath(folder)
+        if folder is not None:
+            os.makedirs(config[key], exist_ok=True)
+    with restored_settings(), ThreadPoolExecutor(1, initializer=same_bits) as thread:
+        jobs = (thread.submit(_extract, model, config, seed is None, number, *each) for number, each in inputs)
+        return [job.result() for job in tqdm(jobs, total=len(inputs), desc="Extracting", unit="image")]
+
+
+def _inputs(images: Any, prompts: Any) -> list[tuple[int, tuple[str | Path | Image.Image, str]]]:
+    """Each picture with its prompt, numbered from 0."""
+    images = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+    prompts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
+    if len(images) != len(prompts):
+        raise ValueError(f"{len(images)} images and {len(prompts)} prompts: give one prompt per image, or one for all")
+    for number, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompts[{number}] is of the type {type(prompt).__name__}, not a text")
+        if not isinstance(image, str | Path | Image.Image):
+            raise ValueError(f"images[{number}] is of the type {type(image).__name__}, not a path or a PIL picture")
+        if not isinstance(image, Image.Image) and not os.path.isfile(image):
+            raise FileNotFoundError(f"images[{number}]: no such file: {str(image)!r} (looked from {os.getcwd()})")
+    # diffusers compares types, and numpy has a text of its own.
+    return list(enumerate(zip(images, map(str, prompts), strict=True)))
+
+
+def _config(given: Mapping[str, Any]) -> dict[str, Any]:
+    from gpi_latents.study.settings import load_config  # with pandas, which is not needed before
+
+    plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
+    try:
+        return load_config(plain | REFERENCE_SIZE)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+def _model(config: Mapping[str, Any], cache_dir: str | Path | None) -> Model:
+    model_id = config["model_id"]
+    if model_id != "demo" and os.path.exists(model_id):
+        model_id = os.path.abspath(model_id)  # in another working directory, the same path is another model
+    return _kept_model(model_id, config["device"], None if cache_dir is None else os.path.abspath(cache_dir))
+
+
+@lru_cache(maxsize=1)
+def _kept_model(model_id: str, device: str, cache_dir: str | None) -> Model:
+    located = locate(resolve(model_id, cache_dir=cache_dir), cache_dir)
+    return Model(device=devices(device)[0], **located)
+
+
+def _extract(
+    model: Model, config: dict[str, Any], draw_seed: bool, number: int, image: str | Path | Image.Image, prompt: str
+) -> Path:
+    """Extract one item, in a thread with the settings of `same_bits`."""
+    item = SimpleNamespace(prompt=prompt, **{key: config[key] for key in SETTINGS})
+    if draw_seed:
+        item.seed = secrets.randbelow(2**63)
+    chosen = recipe(config, item)
+    try:
+        picture, _ = model.prepare(image, chosen)
+        latent = model.latent(picture, chosen)
+    except ItemError as error:
+        raise ItemError(f"images[{number}]: {error}") from error
+    for note in model.prompt_notes(chosen):
+        warnings.warn(f"images[{number}]: {note}", stacklevel=2)
+    if picture_path := paths.picture_path(config, str(number)):
+        write_whole(picture_path, png_bytes(model.decode(latent)))
+    latent_path = Path(paths.latent_path(config, str(number)))
+    write_whole(latent_path, latent_bytes(latent, recipe_digest(chosen)))
+    return latent_path
