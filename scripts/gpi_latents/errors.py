@@ -24,12 +24,12 @@ class ItemError(UserError):
     """One item cannot be processed."""
 
 
-class TensorError(UserError, ValueError):
-    """A file of latents is missing, damaged or holds something else."""
-
-
 class DataError(UserError, ValueError):
-    """The results do not belong together, or lack what an estimate needs."""
+    """Results are missing, do not belong together, or lack what an estimate needs."""
+
+
+class TensorError(DataError):
+    """A file of latents is missing, damaged or holds something else."""
 
 
 def error_list(subject: str, errors: list[str]) -> str:

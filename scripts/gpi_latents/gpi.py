@@ -11,22 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from gpi_latents.errors import DataError, TensorError
+from gpi_latents import paths
+from gpi_latents.errors import DataError, listed
+from gpi_latents.plan import NUMBER
 from gpi_latents.tensors.tensor_file import open_latents
 
-TEXTS = [
-    "id",
-    "image",
-    "prompt",
-    "negative_prompt",
-    "sha256",
-]  # even where they look like numbers
-NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+TEXTS = ["id", "image", "prompt", "negative_prompt", "sha256"]  # columns of texts, also if these look like numbers
 MOST_ROWS = 10  # that a message names
 
 
 def load(results_dir: str | Path = "results", check: bool = True) -> tuple[np.ndarray, pd.DataFrame]:
-    """All latents and the index table that tells of each of them.
+    """All latents and the index table that describes them.
 
     Args:
         results_dir: the folder `results` of a study.
@@ -34,26 +29,23 @@ def load(results_dir: str | Path = "results", check: bool = True) -> tuple[np.nd
 
     Returns:
         R, float32 (N, C, H, W), read-only and mapped from the file, and the table: N lines in the same order, labelled
-        0 to N-1. A column of numbers holds numbers, NaN where a cell is empty; all others and the `TEXTS` hold the
-        texts of the sheet.
+        0 to N-1. A column of numbers holds numbers, NaN if a cell is empty; all others and the `TEXTS` hold the texts
+        of the sheet.
 
     Raises:
         DataError: a file is missing or damaged, or the tensor and the table do not belong together.
     """
     folder = Path(results_dir).resolve()
-    index_file = folder / "index.csv"
+    index_file = folder / Path(paths.INDEX).name
     try:
         index = pd.read_csv(index_file, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise DataError(f"{index_file} is missing: run snakemake without a target, which makes it") from None
     except ValueError as error:
-        raise DataError(f"{index_file} is no index table of this workflow ({error})") from None
+        raise DataError(f"{index_file} is not an index table of this workflow ({error})") from None
     if missing := {"row", "id", "sha256"} - set(index.columns):
-        raise DataError(f"{index_file} is no index table of this workflow: it has no column {sorted(missing)[0]!r}")
-    try:
-        R = open_latents(_tensor_file(folder))
-    except TensorError as error:
-        raise DataError(str(error)) from None
+        raise DataError(f"{index_file} is not an index table of this workflow: it has no column {sorted(missing)[0]!r}")
+    R = open_latents(_tensor_file(folder))
     index = index.apply(_typed)
     _check_order(R, index)
     if check:
@@ -69,7 +61,7 @@ def check_digests(R: np.ndarray, index: pd.DataFrame) -> None:
         index: the table, in the order of R.
 
     Raises:
-        DataError: a latent is not the one that the table tells of.
+        DataError: a latent is not the one in the table.
     """
     if len(R) != len(index):
         raise DataError(f"There are {len(R)} latents, but {len(index)} rows in the index table")
@@ -81,8 +73,8 @@ def check_digests(R: np.ndarray, index: pd.DataFrame) -> None:
     ]
     if differ:
         raise DataError(
-            f"{len(differ)} of {len(R)} latents are not those that the index table tells of "
-            f"({_named(index.iloc[differ])}): they come from another run, or the table was changed. Run snakemake again"
+            f"{len(differ)} of {len(R)} latents are not those in the index table ({_named(index.iloc[differ])}): "
+            "they come from another run, or the table was changed. Run snakemake again"
         )
 
 
@@ -104,18 +96,19 @@ def arrays(
         treatment: name of a column of 0 (control) and 1 (treated).
         covariates: names of columns of numbers.
         query: which rows, in the language of `pandas.DataFrame.query`, such as `strength == 0`; None takes all.
-        flat: give each latent as one line of numbers. Without it R is for `conv_layers`.
+        flat: give each latent as one line of numbers; without it, R is for `conv_layers`.
 
     Returns:
         R, float32 (n, C, H, W), or (n, C * H * W) when flat; Y, float64 (n,); T, int64 (n,); C, float64
         (n, covariates), or None without covariates.
 
     Raises:
-        DataError: a column is missing, a value is missing or no number, or there is nothing to compare; names the rows.
+        DataError: a column is missing, a value is missing or not a number, or there is nothing to compare; names the
+            rows.
     """
     if len(index) != len(R) or set(index["row"]) != set(range(len(R))):
         raise DataError(
-            f"The index table ({len(index)} rows) does not tell of every latent of R ({len(R)}) once: "
+            f"The index table ({len(index)} rows) does not name every latent of R ({len(R)}) once: "
             "give both as load returned them, and choose rows by query"
         )
     chosen = index
@@ -143,16 +136,16 @@ def arrays(
 
 
 def _tensor_file(folder: Path) -> Path:
-    """Where the tensor lies: provenance.json names it, from the working directory, which is the folder's parent."""
-    names = ["latents.pt", "latents.npy", "latents.safetensors"]
-    candidates = [folder / name for name in names]
+    """The file of the tensor: the provenance names it, from the working directory, which is the folder's parent."""
+    origin = folder / Path(paths.PROVENANCE).name
+    candidates = [folder / name for name in ("latents.pt", "latents.npy", "latents.safetensors")]
     try:
-        stacked = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["config"]["stacked"]
+        stacked = json.loads(origin.read_text(encoding="utf-8"))["config"]["stacked"]
         candidates = [folder.parent / stacked, folder / Path(stacked).name]
     except FileNotFoundError:
         pass
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{folder / 'provenance.json'} is damaged: delete it and run snakemake again") from None
+        raise DataError(f"{origin} is damaged: delete it and run snakemake again") from None
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 
@@ -160,18 +153,18 @@ def _check_order(R: np.ndarray, index: pd.DataFrame) -> None:
     if len(R) != len(index):
         raise DataError(
             f"The tensor has {len(R)} latents, but the index table {len(index)} rows: "
-            "one of them comes from another run, or was changed. Run snakemake again"
+            "one of them is from another run, or was changed. Run snakemake again"
         )
     if list(index["row"]) != list(range(len(R))):
         raise DataError("The rows of the index table are no longer in their order (column row: 0, 1, 2, ...)")
-    if (again := index["id"].duplicated()).any():
-        raise DataError(f"The index table has an id twice ({_named(index[again])})")
+    if (repeated := index["id"].duplicated()).any():
+        raise DataError(f"The index table has an id twice ({_named(index[repeated])})")
 
 
 def _numbers(texts: pd.Series) -> pd.Series:
-    """A column of texts as numbers, NaN where a text is none."""
+    """A column of texts as numbers, NaN if a text is not a number."""
     texts = texts.str.strip()
-    # Stricter than pandas, which also takes 'nan', 'inf' and the like.
+    # pandas alone would also accept 'nan', 'inf' and the like.
     return pd.to_numeric(texts.where(texts.str.fullmatch(NUMBER, flags=re.ASCII)))
 
 
@@ -195,22 +188,17 @@ def _column(table: pd.DataFrame, name: str, role: str) -> np.ndarray:
     bad = ~np.isfinite(numbers)
     if bad.any():
         raise DataError(
-            f"The {role} {name!r} is no number in {bad.sum()} of {len(table)} rows: {_valued(table[bad], name)}. "
+            f"The {role} {name!r} is not a number in {bad.sum()} of {len(table)} rows: {_valued(table[bad], name)}. "
             f"Complete the sheet, or leave them out, as by query=\"id not in ['{table['id'][bad].iloc[0]}', ...]\""
         )
     return numbers
 
 
 def _named(rows: pd.DataFrame) -> str:
-    return _listed(f"row {row}, {item_id}" for row, item_id in zip(rows["row"], rows["id"], strict=True))
+    return listed((f"row {row}, {item_id}" for row, item_id in zip(rows["row"], rows["id"], strict=True)), MOST_ROWS)
 
 
 def _valued(rows: pd.DataFrame, name: str) -> str:
     values = ["empty" if value == "" or pd.isna(value) else repr(value) for value in rows[name].tolist()]
-    told = zip(values, rows["row"], rows["id"], strict=True)
-    return _listed(f"{value} in row {row} ({item_id})" for value, row, item_id in told)
-
-
-def _listed(texts: Iterable[str]) -> str:
-    texts = list(texts)
-    return "; ".join(texts[:MOST_ROWS]) + (f"; and {len(texts) - MOST_ROWS} more" if len(texts) > MOST_ROWS else "")
+    cells = zip(values, rows["row"], rows["id"], strict=True)
+    return listed((f"{value} in row {row} ({item_id})" for value, row, item_id in cells), MOST_ROWS)

@@ -25,6 +25,8 @@ from gpi_latents.recipe import canonical
 # the item's recipe.
 PLAN_COLUMNS = ["sheet_row", "recipe_sha256"]
 
+NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"  # a cell that is a number, apart from blanks around it; ASCII
+
 
 def write_plan(config: Mapping[str, Any], table: pd.DataFrame) -> str:
     """Write the plan, if it is not there.

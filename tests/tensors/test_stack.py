@@ -1,44 +1,32 @@
-"""The stack: every format holds the same tensor, and what is no latent is refused."""
+"""The stack: every format holds the same tensor, the table belongs to it, and what does not fit is named."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import subprocess
-import sys
 from pathlib import Path
 
-import diffusion
-import items
 import numpy as np
+import pandas as pd
 import pytest
-import safetensors.torch
-import stack
-import tensors
+import safetensors
 import torch
-from helpers.study import ROOT
+from gpi_latents.errors import InputError, TensorError, UserError
+from gpi_latents.plan import write_plan
+from gpi_latents.tensors.latent_file import latent_bytes
+from gpi_latents.tensors.stack import stack, write_results
+from gpi_latents.tensors.tensor_file import open_latents
 
-
-@pytest.fixture
-def latents(tmp_path):
-    """Seven latents that are all different, and their paths; the files are of three kinds of equal content."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = [torch.randn(1, 4, 8, 6, generator=generator) for _ in range(7)]
-    paths = [str(tmp_path / f"hidden_{number}.pt") for number in range(7)]
-    for number, (tensor, path) in enumerate(zip(tensors, paths, strict=True)):
-        if number == 6:
-            torch.save(tensor, path)
-        else:
-            layout = torch.contiguous_format if number == 5 else torch.channels_last
-            Path(path).write_bytes(diffusion.latent_bytes(tensor.contiguous(memory_format=layout)))
-    return tensors, paths
+ANY = [""] * 7  # any recipe will do
 
 
 @pytest.mark.parametrize("suffix", ["pt", "npy", "safetensors"])
-def test_every_format_holds_the_latents_in_order(tmp_path, latents, suffix):
-    tensors, paths = latents
+def test_every_format_holds_the_latents_in_order(tmp_path, values, latents, suffix):
     target = tmp_path / f"latents.{suffix}"
-    digests = stack.stack(paths, list("abcdefg"), target, {"provenance": "x"})
-    assert digests == [hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for tensor in tensors]
+    digests = stack(latents, target, {"provenance": "x"}, ANY)
+    assert digests == [hashlib.sha256(latent.numpy().tobytes()).hexdigest() for latent in values.values()]
     if suffix == "pt":
         read = torch.load(target, weights_only=True)
         assert torch.equal(read, torch.load(target, weights_only=True, mmap=True))
@@ -49,109 +37,171 @@ def test_every_format_holds_the_latents_in_order(tmp_path, latents, suffix):
             assert file.metadata() == {"provenance": "x"}
             read = file.get_tensor("latents")
     assert read.dtype == torch.float32
-    assert torch.equal(read, torch.cat(tensors))
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        [target.name, *(f"hidden_{number}.pt" for number in range(7))]
-    )
+    assert torch.equal(read, torch.cat(list(values.values())))
+    assert {str(path) for path in tmp_path.iterdir()} == {str(target), *latents.values()}
 
 
 @pytest.mark.fault("stranger")
 def test_different_shapes_are_refused_with_the_rare_ones_named(tmp_path, latents):
-    torch.save(torch.zeros(1, 4, 8, 8), latents[1][3])
-    with pytest.raises(items.InputError) as caught:
-        stack.stack(latents[1], list("abcdefg"), tmp_path / "latents.pt", {})
+    torch.save(torch.zeros(1, 4, 8, 8), latents["d"])
+    with pytest.raises(TensorError) as caught:
+        stack(latents, tmp_path / "latents.pt", {}, ANY)
     assert "(4, 8, 6): 6 items (a, b, c, e, f, ...)" in str(caught.value)
     assert "(4, 8, 8): 1 item (d)" in str(caught.value)
 
 
-@pytest.mark.fault("stranger")
-@pytest.mark.parametrize("kind", ["text", "pickle", "shape", "dtype", "truncated", "missing"])
-def test_what_is_no_latent_is_refused_by_name(tmp_path, latents, kind):
-    path = tmp_path / "hidden_3.pt"
-    if kind == "text":
-        path.write_text("no latent")
-    elif kind == "pickle":
-        torch.save({"run": print}, path)
-    elif kind == "shape":
-        torch.save(torch.zeros(4, 8, 6), path)
-    elif kind == "dtype":
-        torch.save(torch.zeros(1, 4, 8, 6, dtype=torch.float64), path)
-    elif kind == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:700])
-    told = "is missing: run snakemake without a target" if kind == "missing" else "is not a latent of this workflow"
-    with pytest.raises(items.InputError, match=rf"hidden_3\.pt {told}"):
-        stack.stack(latents[1], list("abcdefg"), tmp_path / "latents.pt", {})
+def test_all_latents_that_do_not_fit_are_named_at_once(tmp_path, values, latents):
+    Path(latents["a"]).write_text("no latent")
+    Path(latents["c"]).write_bytes(latent_bytes(values["c"], "c" * 64))
+    Path(latents["f"]).unlink()
+    torch.save(torch.zeros(1, 4, 8, 8), latents["g"])
+    with pytest.raises(TensorError) as caught:
+        stack(latents, tmp_path / "latents.pt", {}, ["x" * 64] * 7)
+    heading, *lines = str(caught.value).splitlines()
+    assert heading == "3 latents cannot be stacked:"
+    for line, start in zip(lines, ("a.pt is not a latent", "c.pt was made with other", "f.pt is missing"), strict=True):
+        assert line.startswith(f"  - {tmp_path}/hidden_{start}")
 
 
-@pytest.mark.fault("stranger")
-def test_a_latent_with_one_flipped_bit_is_refused(tmp_path, latents):
-    path = tmp_path / "hidden_3.pt"
-    content = bytearray(path.read_bytes())
-    content[content.index(latents[0][3].permute(0, 2, 3, 1).numpy().tobytes()) + 100] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(items.InputError, match=r"hidden_3\.pt is damaged"):
-        stack.stack(latents[1], list("abcdefg"), tmp_path / "latents.pt", {})
+def test_if_no_latent_can_be_read_the_first_twenty_are_named(tmp_path):
+    missing = {str(number): str(tmp_path / f"hidden_{number}.pt") for number in range(30)}
+    with pytest.raises(TensorError) as caught:
+        stack(missing, tmp_path / "latents.pt", {}, [""] * 30)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "30 latents cannot be stacked:"
+    assert len(lines) == 22
+    assert lines[-1] == "  ... and 10 more"
 
 
-@pytest.mark.fault("stranger")
-def test_a_latent_that_other_settings_made_is_refused(tmp_path, latents):
-    tensors, paths = latents
-    for number, path in enumerate(paths[:5]):
-        Path(path).write_bytes(diffusion.latent_bytes(tensors[number], str(number) * 64))
-    target = tmp_path / "latents.pt"
-    recipes = [str(number) * 64 for number in range(7)]  # the last two files, made by others, do not say
-    stack.stack(paths, list("abcdefg"), target, {}, recipes)
-    assert torch.equal(torch.load(target, weights_only=True), torch.cat(tensors))
-    recipes[2] = "x" * 64
-    with pytest.raises(items.InputError, match=r"hidden_2\.pt was made with other settings"):
-        stack.stack(paths, list("abcdefg"), target, {}, recipes)
+# --- With a plan ---
+
+CONFIG = {"model_id": "demo", "output_hidden_dir": "results/hidden", "prefix_hidden": "hidden"}
+OUTPUTS = [Path("results/latents.pt"), Path("results/index.csv"), Path("results/provenance.json")]
 
 
-@pytest.mark.parametrize("suffix", ["pt", "npy", "safetensors"])
-def test_the_tensor_is_mapped_without_torch(tmp_path, latents, suffix):
-    target = tmp_path / f"latents.{suffix}"
-    stack.stack(latents[1], list("abcdefg"), target, {})
-    mapped = tensors.open_latents(target)
-    assert np.array_equal(mapped, torch.cat(latents[0]).numpy())
-    assert mapped.dtype == np.float32
-    assert not mapped.flags.writeable
-    assert isinstance(mapped, np.memmap)
-    code = f"import sys, tensors; tensors.open_latents({str(target)!r}); print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True, check=True)
-    assert not {"torch", "pandas"} & set(ran.stdout.split())
-
-
-@pytest.mark.parametrize("suffix", ["pt", "npy", "safetensors"])
-@pytest.mark.parametrize("fault", ["missing", "empty", "text", "cut short", "one value short", "float64", "two sides"])
-def test_a_damaged_tensor_is_not_mapped(tmp_path, latents, suffix, fault):
-    target = tmp_path / f"latents.{suffix}"
-    stack.stack(latents[1], list("abcdefg"), target, {})
-    content = target.read_bytes()
-    wrong = torch.zeros(7, 4, 8, 6, dtype=torch.float64) if fault == "float64" else torch.zeros(7, 4)
-    if fault in ("float64", "two sides"):
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """In a study of odd cells with its latents; returns the folder of the plan and the index table as expected."""
+    monkeypatch.chdir(tmp_path)
+    Path("results/hidden").mkdir(parents=True)
+    Path("results/model.json").write_text('{"model_id": "demo"}')
+    table = pd.DataFrame(
         {
-            "pt": lambda: torch.save(wrong, target),
-            "npy": lambda: np.save(target, wrong.numpy()),
-            "safetensors": lambda: safetensors.torch.save_file({"latents": wrong}, target),
-        }[suffix]()
-    elif fault == "missing":
-        target.unlink()
-    else:
-        cuts = {"empty": b"", "text": b"no tensor", "cut short": content[: len(content) // 2]}
-        target.write_bytes(cuts.get(fault, content[:-4]))
-    told = "is missing: run snakemake" if fault == "missing" else "is no tensor of this workflow"
-    with pytest.raises(tensors.TensorError, match=told):
-        tensors.open_latents(target)
+            "row": range(4),
+            "id": ["001", "1e3", "nan", "NA"],
+            "image": ["a b.png", 'a"b.png', "a,b.png", "図.png"],
+            "prompt": ["a, b", "  blanks  ", "Küche 図 🐦", "'"],
+            "negative_prompt": ["", "", "none", "null"],
+            "strength": pd.Series([0.0, 0.3, 1.0, 0.1 + 0.2], dtype=object),
+            "seed": pd.Series(["", 7, 2**63 - 1, 0], dtype=object),
+            "note": ["NA", "null", "1.50", "007"],
+            'a "quoted", name': ['say "hi"', " ", "00", "\\n"],
+            "cell": ["two\nlines", "\r\nreturned\r", "=1+1", ""],
+        }
+    )
+    recipes = [str(number) * 64 for number in table["row"]]
+    digests = []
+    for item_id, number, recipe in zip(table["id"], table["row"], recipes, strict=True):
+        latent = torch.full((1, 4, 2, 2), float(number))
+        Path(f"results/hidden/hidden_{item_id}.pt").write_bytes(latent_bytes(latent, recipe))
+        digests.append(hashlib.sha256(latent.numpy().tobytes()).hexdigest())
+    plan = table.copy()
+    plan.insert(0, "sheet_row", range(2, 6))
+    plan.insert(1, "recipe_sha256", recipes)
+    table.insert(7, "sha256", digests)
+    return Path(write_plan(CONFIG, plan)), table
 
 
-def test_a_pickle_that_would_run_code_is_not_run(tmp_path):
-    class Harmful:
-        def __reduce__(self):
-            return Path(tmp_path / "harm").touch, ()
+def run_stack(plan: Path) -> str:
+    return write_results(plan, Path("results/model.json"), *OUTPUTS)
 
-    torch.save(Harmful(), tmp_path / "latents.pt")
-    with pytest.raises(tensors.TensorError, match="is no tensor of this workflow"):
-        tensors.open_latents(tmp_path / "latents.pt")
-    assert not (tmp_path / "harm").exists()
+
+def test_the_index_table_is_the_sheets_cell_by_cell(planned):
+    plan, table = planned
+    assert run_stack(plan) == "stacked 4 latents"
+    assert Path("results/index.csv").read_bytes() == table.to_csv(index=False, lineterminator="\n").encode()
+    assert open_latents("results/latents.pt")[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    origin = json.loads(Path("results/provenance.json").read_text())
+    assert (origin["items"], origin["model"], origin["config"]["model_id"]) == (4, {"model_id": "demo"}, "demo")
+    assert sorted(os.listdir("results")) == ["hidden", "index.csv", "latents.pt", "model.json", "provenance.json"]
+
+
+def test_a_latent_that_belongs_to_another_plan_is_refused_and_leaves_no_table(planned):
+    plan, _ = planned
+    run_stack(plan)
+    Path("results/hidden/hidden_1e3.pt").write_bytes(latent_bytes(torch.zeros(1, 4, 2, 2), "x" * 64))
+    with pytest.raises(TensorError, match=r"hidden_1e3\.pt was made with other settings"):
+        run_stack(plan)
+    assert sorted(os.listdir("results")) == ["hidden", "latents.pt", "model.json", "provenance.json"]
+
+
+def test_a_missing_plan_and_a_damaged_model_are_named(planned):
+    plan, _ = planned
+    with pytest.raises(InputError, match=r"The plan of this run, \S+/other, is missing: run snakemake again"):
+        run_stack(plan.with_name("other"))
+    Path("results/model.json").write_text('{"model_id"')
+    with pytest.raises(UserError, match=r"results/model\.json is damaged: delete it"):
+        run_stack(plan)
+
+
+def test_a_kill_at_any_write_never_lets_tensor_and_table_disagree(planned):
+    """The second run stacks other values; its process ends at its first, second, ... change of a file."""
+    plan, _ = planned
+    run_stack(plan)
+    for number, path in enumerate(Path("results/hidden").iterdir()):
+        path.write_bytes(latent_bytes(torch.full((1, 4, 2, 2), 10.0 + number)))
+    kept = {path: path.read_bytes() for path in OUTPUTS}
+    ends = []
+    while not ends or ends[-1]:
+        for path, content in kept.items():
+            path.write_bytes(content)
+        if (child := os.fork()) == 0:
+            end_at_change(len(ends) + 1)
+            run_stack(plan)
+            os._exit(0)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        if Path("results/index.csv").exists():
+            digests = pd.read_csv("results/index.csv")["sha256"].tolist()
+            assert digests == [hashlib.sha256(latent.tobytes()).hexdigest() for latent in open_latents(OUTPUTS[0])]
+    assert len(ends) > 8
+    run_stack(plan)
+    assert not [name for name in os.listdir("results") if name.startswith(".")]
+
+
+def end_at_change(count: int) -> None:
+    """Let this process end before its `count`th change of a file."""
+
+    def counting(change):
+        def counted(*arguments, **options):
+            nonlocal count
+            count -= 1
+            if count == 0:
+                os._exit(9)
+            return change(*arguments, **options)
+
+        return counted
+
+    for name in ("unlink", "replace", "write_bytes", "open"):
+        setattr(Path, name, counting(getattr(Path, name)))
+
+
+@pytest.mark.fault("disk")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+@pytest.mark.parametrize("suffix", ["pt", "npy"])
+def test_a_full_or_read_only_disk_is_named_and_keeps_no_half_tensor(planned, suffix):
+    plan, _ = planned
+    disk = Path("disk")
+    disk.mkdir()
+    outputs = [disk / f"latents.{suffix}", *OUTPUTS[1:]]
+
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
+    try:
+        (disk / "filler").write_bytes(bytes(64 * 1024))
+        with pytest.raises(OSError, match=r"^the tensor cannot be written to disk: No space left on device"):
+            write_results(plan, Path("results/model.json"), *outputs)
+        assert os.listdir(disk) == ["filler"]
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with pytest.raises(OSError, match=r"^the tensor cannot be written to disk: Read-only file system"):
+            write_results(plan, Path("results/model.json"), *outputs)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)

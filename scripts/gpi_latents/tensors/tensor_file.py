@@ -8,14 +8,13 @@ import math
 import struct
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torch
 
-from gpi_latents.errors import TensorError
+from gpi_latents.errors import TensorError, first_line
 
 
 def open_latents(path: str | Path) -> np.ndarray:
@@ -41,13 +40,14 @@ def open_latents(path: str | Path) -> np.ndarray:
     except FileNotFoundError:
         raise TensorError(f"{path} is missing: run snakemake without a target, which makes it again") from None
     except Exception as error:  # a damaged zip file raises many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TensorError(f"{path} is no tensor of this workflow ({reason}): delete it and run again") from None
+        raise TensorError(
+            f"{path} is not a tensor of this workflow ({first_line(error)}): delete it and run again"
+        ) from None
     return latents
 
 
 def values_offset(path: str | Path) -> int:
-    """Where the values begin in a file of torch.save, a zip file that stores them uncompressed."""
+    """Where the values begin in a file of torch.save, a zip file without compression."""
     with zipfile.ZipFile(path) as archive:
         values = next(member for member in archive.infolist() if member.filename.endswith("/data/0"))
     with open(path, "rb") as file:
@@ -55,15 +55,13 @@ def values_offset(path: str | Path) -> int:
         return values.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
 
 
-def write_shape(path: str | Path, shape: tuple[int, ...]) -> None:
-    """Tell the shape at the end of a file of torch.save, which says it otherwise in a pickle alone.
+def set_comment(file: BinaryIO, comment: bytes) -> None:
+    """Give a zip file without a comment one.
 
-    The end of a zip file is a comment with its length before it; torch does not look at it.
+    By the module zipfile, which writes the end of the file again, it would have other bytes.
     """
-    comment = json.dumps({"shape": shape}).encode()
-    with open(path, "r+b") as file:
-        file.seek(-2, 2)
-        file.write(len(comment).to_bytes(2, "little") + comment)
+    file.seek(-2, 2)  # the comment's length, and then the comment
+    file.write(len(comment).to_bytes(2, "little") + comment)
 
 
 def _open_pt(path: Path) -> np.ndarray:
@@ -71,7 +69,7 @@ def _open_pt(path: Path) -> np.ndarray:
         shape = tuple(json.loads(archive.comment)["shape"])
         stored = next(member for member in archive.infolist() if member.filename.endswith("/data/0"))
     if stored.compress_type != zipfile.ZIP_STORED or stored.file_size != 4 * math.prod(shape):
-        raise ValueError("its values are not as many as its shape says")
+        raise ValueError("its shape does not fit the number of its values")
     return _mapped(path, values_offset(path), shape)
 
 
@@ -99,22 +97,31 @@ def _mapped(path: Path, offset: int, shape: tuple[int, ...]) -> np.ndarray:
 
 @contextmanager
 def tensor_writer(path: Path, shape: tuple[int, ...], metadata: dict[str, str]) -> Iterator[BinaryIO]:
-    """A file whose format is complete but for the tensor's values, open where these begin."""
-    size = 4 * int(np.prod(shape))
-    if path.suffix == ".pt":
-        offset = _pt_skeleton(path, shape, size)
-    else:
-        header = _npy_header(shape) if path.suffix == ".npy" else _safetensors_header(shape, size, metadata)
-        path.write_bytes(header)
-        offset = len(header)
-    with path.open("r+b") as file:
-        file.seek(offset)
-        yield file
+    """A file whose format is complete except for the tensor's values, open at their beginning.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    size = 4 * math.prod(shape)
+    try:
+        if path.suffix == ".pt":
+            offset = _write_pt(path, shape, size)
+        else:
+            header = _npy_header(shape) if path.suffix == ".npy" else _safetensors_header(shape, size, metadata)
+            path.write_bytes(header)
+            offset = len(header)
+        with path.open("r+b") as file:
+            file.seek(offset)
+            yield file
+    except OSError as error:
+        raise OSError(f"the tensor cannot be written to {path.parent}: {error.strerror or error}") from None
 
 
-def _pt_skeleton(path: Path, shape: tuple[int, ...], size: int) -> int:
-    # torch writes the whole file but the values, and tells where they belong. The tensor that it is given lies in a
-    # sparse file, so that it takes neither memory nor disk.
+def _write_pt(path: Path, shape: tuple[int, ...], size: int) -> int:
+    """Let torch write the whole file except for the values, and return where these begin."""
+    import torch  # here, since those who only read the tensor need no torch
+
+    # The tensor that it is given is a sparse file, so that it takes neither memory nor disk.
     sparse = path.with_name(f"{path.name}.sparse")
     try:
         with sparse.open("wb") as file:
@@ -123,11 +130,12 @@ def _pt_skeleton(path: Path, shape: tuple[int, ...], size: int) -> int:
         with torch.serialization.skip_data():
             torch.save(tensor, path)
     except RuntimeError as error:  # all that torch says is "iostream error"
-        raise OSError(f"the tensor cannot be written to {path.parent} ({error}): No space left on device?") from None
-    else:
-        write_shape(path, shape)
+        raise OSError(f"No space left on device? ({first_line(error)})") from None
     finally:
-        sparse.unlink(missing_ok=True)
+        with suppress(OSError):
+            sparse.unlink()
+    with path.open("r+b") as file:  # the shape is otherwise in a pickle alone
+        set_comment(file, json.dumps({"shape": shape}).encode())
     return values_offset(path)
 
 

@@ -1,0 +1,79 @@
+"""The file of one latent: what torch reads, with the recipe's digest in it; what is not a latent is refused."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gpi_latents.errors import TensorError
+from gpi_latents.tensors.latent_file import Reader, latent_bytes, read_latent
+
+
+def test_the_file_is_what_torch_writes_with_the_digest_as_its_comment(values):
+    latent = values["a"].contiguous(memory_format=torch.channels_last)
+    plain = io.BytesIO()
+    torch.save(latent.clone(), plain)
+    assert latent_bytes(latent) == plain.getvalue()
+    content = latent_bytes(latent, "0123456789abcdef" * 4)
+    assert content == plain.getvalue()[:-2] + b"\x40\x00" + b"0123456789abcdef" * 4
+    assert zipfile.ZipFile(io.BytesIO(content)).comment == b"0123456789abcdef" * 4
+    assert torch.equal(torch.load(io.BytesIO(content), weights_only=True), latent)
+
+
+def test_only_the_latent_is_saved_not_the_larger_tensor_that_it_is_a_part_of():
+    assert latent_bytes(torch.zeros(50, 4, 8, 6)[3:4]) == latent_bytes(torch.zeros(1, 4, 8, 6))
+
+
+def test_a_reader_gives_the_values_of_files_of_any_layout(values, latents):
+    reader = Reader(latents["a"])
+    for item_id, path in latents.items():
+        read = reader.read(path)
+        assert read.dtype == np.float32
+        assert np.array_equal(read, values[item_id].numpy())
+        assert torch.equal(read_latent(path), values[item_id])
+
+
+@pytest.mark.fault("stranger")
+@pytest.mark.parametrize("kind", ["text", "empty", "pickle", "old format", "shape", "dtype", "truncated", "missing"])
+def test_what_is_no_latent_is_refused_by_name(latents, kind):
+    path = Path(latents["d"])
+    if kind == "missing":
+        path.unlink()
+    elif kind in ("text", "empty", "truncated"):
+        path.write_bytes({"text": b"no latent", "empty": b"", "truncated": path.read_bytes()[:700]}[kind])
+    elif kind == "old format":
+        torch.save(torch.zeros(1, 4, 8, 6), path, _use_new_zipfile_serialization=False)
+    else:
+        wrong = {"pickle": {"run": print}, "shape": torch.zeros(4, 8, 6), "dtype": torch.zeros(1, 4, 8, 6).double()}
+        torch.save(wrong[kind], path)
+    message = "is missing: run snakemake without a target" if kind == "missing" else "is not a latent of this workflow"
+    for read in (read_latent, Reader, Reader(latents["a"]).read):
+        with pytest.raises(TensorError, match=rf"hidden_d\.pt {message}"):
+            read(path)
+
+
+@pytest.mark.fault("stranger")
+def test_a_latent_with_one_flipped_bit_is_refused(values, latents):
+    path = Path(latents["d"])
+    content = bytearray(path.read_bytes())
+    content[content.index(values["d"].permute(0, 2, 3, 1).numpy().tobytes()) + 100] ^= 1
+    path.write_bytes(content)
+    for first in "ad":
+        with pytest.raises(TensorError, match=r"hidden_d\.pt is damaged \(its checksum is wrong\)"):
+            Reader(latents[first]).read(path)
+
+
+@pytest.mark.fault("stranger")
+def test_a_latent_that_other_settings_made_is_refused(values, latents):
+    path = Path(latents["d"])
+    path.write_bytes(latent_bytes(values["d"].contiguous(memory_format=torch.channels_last), "d" * 64))
+    reader = Reader(latents["a"])
+    for known in ("", "d" * 64):
+        assert np.array_equal(reader.read(path, known), values["d"].numpy())
+    assert np.array_equal(reader.read(latents["g"], "x" * 64), values["g"].numpy())  # a file that names no recipe
+    with pytest.raises(TensorError, match=r"hidden_d\.pt was made with other settings"):
+        reader.read(path, "x" * 64)
