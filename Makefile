@@ -3,7 +3,10 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: install run test test-all benchmark benchmark-slurm validation lint format lock demo demo-model
+RULES := Snakefile scripts/rules/*.smk
+PYTEST := $(BIN)/pytest tests -n 2 --dist loadgroup --durations=20
+
+.PHONY: install run test test-all benchmark benchmark-slurm validation lint format reference lock demo demo-model
 
 install: .venv/run
 
@@ -12,10 +15,10 @@ run: .venv/run
 
 # The quick tests; test-all adds the long ones.
 test: .venv/dev
-	$(BIN)/pytest tests -m "not long"
+	$(PYTEST) -m "not long"
 
 test-all: .venv/dev
-	$(BIN)/pytest tests
+	$(PYTEST)
 
 # What one job per item costs, side by side with other ways.
 benchmark: .venv/dev
@@ -25,29 +28,34 @@ benchmark: .venv/dev
 benchmark-slurm: .venv/dev
 	$(BIN)/python tests/benchmarks/slurm.py
 
-# What is estimated from the latents, beside the effect that was put in; writes docs/validation.csv and .png.
+# Compare estimates from the latents with the effect that was put in; writes docs/validation.csv and .png.
 validation: .venv/dev
 	$(BIN)/python tests/validation/study.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check Snakefile
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check $(RULES)
 	$(BIN)/snakemake --lint
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/snakefmt Snakefile
+	$(BIN)/snakefmt $(RULES)
+
+# Write config/schema.json and the tables of config/README.md again, from the settings.
+reference: .venv/run
+	$(BIN)/python scripts/reference.py
 
 # Draw the demo's pictures and write its sheet again.
 demo: .venv/run
-	$(BIN)/python config/demo/make_demo.py
+	$(BIN)/python scripts/demo/make_sheet.py
 
-# Train the demo's model again (about 50 minutes on 2 cores), and tell how good it is (10 more).
+# Train the demo's model again (about 50 minutes on 2 cores), and measure how good it is (10 more).
 demo-model: .venv/run
-	$(BIN)/python scripts/train_demo_model.py
-	$(BIN)/python scripts/train_demo_model.py --measure
+	$(BIN)/python scripts/demo/train.py
+	$(BIN)/python scripts/demo/train.py --measure
 
 # Resolve the pins again, for pip and for conda.
 lock: .venv/dev
@@ -60,9 +68,11 @@ lock: .venv/dev
 	  printf 'channels:\n  - conda-forge\n  - nodefaults\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
 	  sed -n 's/^\([a-z0-9].*==.*\)$$/      - \1/p' envs/requirements.txt; } > envs/environment.yaml
 
-.venv/run: envs/requirements.txt
+# The package itself comes without its dependencies, so that the pins are those of the requirements.
+.venv/run: envs/requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement envs/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch .venv/run
 
 .venv/dev: .venv/run envs/requirements-dev.txt envs/requirements-gpi.txt
