@@ -1,7 +1,9 @@
-"""Real photographs that come with packages of the tests."""
+"""Pictures for tests: photographs that come with packages, and a file that claims too much."""
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import matplotlib
@@ -12,3 +14,15 @@ PHOTOS = [
     Path(sklearn.__file__).parent / "datasets/images/china.jpg",
     Path(sklearn.__file__).parent / "datasets/images/flower.jpg",
 ]
+
+
+def huge(kind: str) -> bytes:
+    """A small file whose header claims 60,000 x 60,000 pixels."""
+    if kind == "gif":
+        return b"GIF89a" + struct.pack("<HHBBB", 60000, 60000, 0, 0, 0) + b"," + bytes(9) + b";"
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(bytes(1000))
+    chunks = (
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in (header, data)
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)

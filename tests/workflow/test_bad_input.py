@@ -12,18 +12,16 @@ import socket
 import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import items
-import model
 import pandas as pd
-import pictures
 import pytest
 import torch
 import yaml
+from helpers.photos import huge
 from helpers.study import ROOT, Study, draw, wait_for
-from PIL import Image, features
+from PIL import Image
 
 SCHEMA = yaml.safe_load((ROOT / "config/schema.yaml").read_text())
 
@@ -31,92 +29,6 @@ pytestmark = pytest.mark.timeout(120)
 
 
 # --- Pictures ---
-
-
-def frames(path: Path, **options) -> None:
-    first, *others = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime"))
-    first.save(path, save_all=True, append_images=others, **options)
-
-
-@pytest.mark.fault("picture")
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("a.gif", "the first of 3 frames"),
-        ("a.png", "the first of 3 frames"),
-        ("a.webp", "the first of 3 frames"),
-        ("a.tiff", "the first of 3 pages"),
-    ],
-)
-def test_of_many_frames_or_pages_the_first_is_taken_and_the_log_says_so(tmp_path, name, told):
-    frames(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
-    shown, notes = pictures.open_picture(tmp_path / name)
-    assert shown.getpixel((0, 0)) == (255, 0, 0)
-    assert told in notes
-
-
-@pytest.mark.fault("picture")
-@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "tiff", "bmp"])
-def test_a_picture_that_is_cut_off_is_refused(tmp_path, suffix):
-    whole = tmp_path / f"whole.{suffix}"
-    Image.open(draw(tmp_path / "p.png", (200, 200))).save(whole)
-    (tmp_path / f"cut.{suffix}").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    with pytest.raises(pictures.ItemError, match=rf"cut\.{suffix}' cannot be read"):
-        pictures.open_picture(tmp_path / f"cut.{suffix}")
-
-
-def huge(kind: str) -> bytes:
-    """A small file whose header claims 60,000 x 60,000 pixels."""
-    if kind == "gif":
-        return b"GIF89a" + struct.pack("<HHBBB", 60000, 60000, 0, 0, 0) + b"," + bytes(9) + b";"
-    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    data = b"IDAT" + zlib.compress(bytes(1000))
-    chunks = (
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in (header, data)
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
-@pytest.mark.fault("picture")
-@pytest.mark.parametrize("kind", ["png", "gif"])
-def test_a_header_that_claims_3600_million_pixels_is_refused_before_memory_is_taken(tmp_path, kind):
-    (tmp_path / f"huge.{kind}").write_bytes(huge(kind))
-    code = (
-        "import resource, sys; sys.path.insert(0, sys.argv[1]); import pictures\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
-        "try: pictures.open_picture(sys.argv[2])\n"
-        "except pictures.ItemError as error: print(error)"
-    )
-    command = [sys.executable, "-c", code, str(ROOT / "scripts"), str(tmp_path / f"huge.{kind}")]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert f"huge.{kind}' has more than 178 million pixels: make it smaller" in told.stdout, told
-
-
-@pytest.mark.fault("picture")
-@pytest.mark.parametrize("size", [(1, 1), (5000, 1), (1, 5000)])
-@pytest.mark.parametrize("resize", ["pad", "crop", "stretch", "contain"])
-def test_odd_shapes_are_taken(tmp_path, size, resize):
-    Image.new("RGB", size, "red").save(tmp_path / "p.png")
-    picture, _ = pictures.open_picture(tmp_path / "p.png")
-    fitted, _ = pictures.fit_picture(picture, (64, 64), resize)
-    assert fitted.getcolors() == [(fitted.width * fitted.height, (255, 0, 0))]
-
-
-@pytest.mark.fault("picture")
-def test_heic_is_read_where_the_plugin_is_and_else_the_plugin_is_named(tmp_path, monkeypatch):
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "p.heic")
-    assert pictures.open_picture(tmp_path / "p.heic")[0].size == (64, 64)
-    without = "import sys; sys.modules['pillow_heif'] = None; sys.path.insert(0, sys.argv[1]); import pictures\n"
-    code = without + "try: pictures.open_picture(sys.argv[2])\nexcept pictures.ItemError as error: print(error)"
-    command = [sys.executable, "-c", code, str(ROOT / "scripts"), str(tmp_path / "p.heic")]
-    assert "pip install pillow-heif" in subprocess.check_output(command, text=True, timeout=60)
-
-
-@pytest.mark.fault("picture")
-def test_avif_is_read(tmp_path):
-    assert features.check("avif")
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "p.avif")
-    assert pictures.open_picture(tmp_path / "p.avif")[0].size == (64, 64)
 
 
 def put(kind: str, path: Path) -> None:
@@ -173,8 +85,6 @@ def test_what_is_no_file_is_refused_before_the_run_and_does_not_hang_the_core(fo
     assert f"row 2, column image: {'no such file: ' * (kind == 'folder')}{NO_FILES[kind]}" in refused(
         "image,prompt\np.png,x\n"
     )
-    with pytest.raises(pictures.ItemError, match=r"p\.png' (is not a file|cannot be read)"):
-        pictures.open_picture("p.png")
 
 
 @pytest.mark.fault("picture")
@@ -435,71 +345,6 @@ def test_a_hostile_latent_executes_nothing_and_is_refused_by_name(folder, kind):
     with pytest.raises(items.InputError, match=r"(hidden_bad\.pt is not a latent|different shapes)"):
         stack.stack(["hidden_good.pt", "hidden_bad.pt"], ["good", "bad"], Path("R.pt"), {})
     assert not (folder / "owned").exists()
-
-
-def hostile_model(kind: str, folder: Path) -> None:
-    """Turn a copy of the demo's model into one that would run code."""
-    evil = "import pathlib\npathlib.Path('owned').touch()\nclass Evil:\n    pass\n"
-    index = json.loads((folder / "model_index.json").read_text())
-    if kind == "pipeline class from a file":
-        (folder / "pipeline.py").write_text(evil)
-        index["_class_name"] = ["pipeline", "Evil"]
-    elif kind == "scheduler class from a file":
-        (folder / "scheduler/evil.py").write_text(evil)
-        index["scheduler"] = ["evil", "Evil"]
-    elif kind == "tokenizer class from any module":
-        index["tokenizer"] = ["subprocess", "Popen"]
-    elif kind == "text encoder with code":
-        config = json.loads((folder / "text_encoder/config.json").read_text())
-        (folder / "text_encoder/evil.py").write_text(evil)
-        config["auto_map"] = {"AutoModel": "evil.Evil", "AutoConfig": "evil.Evil"}
-        (folder / "text_encoder/config.json").write_text(json.dumps(config))
-    elif kind == "tokenizer with code":
-        config = json.loads((folder / "tokenizer/tokenizer_config.json").read_text())
-        (folder / "tokenizer/evil.py").write_text(evil)
-        config["auto_map"] = {"AutoTokenizer": ["evil.Evil", None]}
-        (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps(config))
-    elif kind == "autoencoder class":
-        config = json.loads((folder / "vae/config.json").read_text())
-        (folder / "vae/config.json").write_text(json.dumps(config | {"_class_name": "DiffusionPipeline"}))
-    elif kind == "huge header":
-        (folder / "vae/diffusion_pytorch_model.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}")
-    elif kind == "pickle named safetensors":
-        (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(pickle.dumps(Owner()))
-    (folder / "model_index.json").write_text(json.dumps(index))
-
-
-@pytest.mark.fault("stranger")
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "pipeline class from a file",
-        "scheduler class from a file",
-        "tokenizer class from any module",
-        "text encoder with code",
-        "tokenizer with code",
-        "autoencoder class",
-        "pickle named safetensors",
-        "huge header",
-    ],
-)
-def test_a_hostile_model_folder_executes_nothing(folder, kind):
-    """It is refused, or loaded without the code."""
-    import diffusion
-
-    shutil.copytree(ROOT / "config/demo/model", folder / "model")
-    hostile_model(kind, folder / "model")
-    recipe = {"strength": 1.0, "prompt": "x", "num_inference_steps": 2, "guidance_scale": 7.5, "scheduler": "auto"}
-    recipe |= {"image_size": 64, "resize": "pad", "posterior": "sample", "seed": 0, "negative_prompt": ""}
-    refusal = ""
-    try:
-        loaded = diffusion.Model(**model.locate(model.resolve("model")))
-        picture, _ = loaded.prepare("photos/a.png", recipe)
-        loaded.latent(picture, recipe)
-    except (model.ModelError, diffusion.ItemError) as error:
-        refusal = str(error)
-    assert bool(refusal) != (kind in ("text encoder with code", "tokenizer with code")), refusal
-    assert not list(folder.rglob("owned"))
 
 
 @pytest.mark.fault("stranger")
