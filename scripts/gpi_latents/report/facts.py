@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ NAMED = 10  # worst items, outliers, pairs and so on that are named
 
 @dataclass
 class Results:
-    """What the figures are drawn from.
+    """A finished study.
 
     Attributes:
         config: the workflow's.
@@ -29,7 +30,7 @@ class Results:
 
     @property
     def stacked(self) -> str:
-        """Where the tensor lies."""
+        """The path of the tensor."""
         return self.config["stacked"]
 
     @property
@@ -38,11 +39,16 @@ class Results:
         return (pd.to_numeric(self.index["strength"], errors="coerce") > 0).to_numpy()
 
     def pair(self, row: int) -> Pair:
-        """An item's two pictures; raises ItemError as `measures.pair` does."""
+        """An item's two pictures, if pictures are decoded; raises ItemError as `measures.pair` does."""
         item = self.index.iloc[row]
-        return measures.pair(self.config, item["image"], paths.picture_path(self.config, item["id"]))
+        return measures.pair(self.config, item["image"], str(paths.picture_path(self.config, item["id"])))
 
     def item_label(self, row: int) -> dict[str, Any]:
         """What names an item in a table."""
         item = self.index.iloc[row]
         return {"row": int(row), "id": item["id"], "strength": float(item["strength"] or 0), "prompt": item["prompt"]}
+
+
+def read_index(path: str | Path) -> pd.DataFrame:
+    """The index table, every cell as the text in the file."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from gpi_latents.errors import InputError
+from gpi_latents.files import write_whole
 from gpi_latents.plan import read_config
-from gpi_latents.report.facts import Results
+from gpi_latents.report import style
+from gpi_latents.report.facts import Results, read_index
 from gpi_latents.report.latent_figures import channel_values, duplicates, latent_map, run_times
-from gpi_latents.report.measures import read_index
 from gpi_latents.report.picture_figures import contact_sheet, reconstruction
-from gpi_latents.report.style import style
 from gpi_latents.tensors.tensor_file import open_latents
 
 FIGURES: dict[str, Callable[[Results], tuple[Figure, dict[str, Any]]]] = {
@@ -48,10 +49,11 @@ def draw(name: str, plan: Path, index: Path, picture: Path, facts_file: Path) ->
     """
     results = Results(read_config(plan), read_index(index))
     if len(results.index) != len(open_latents(results.stacked)):
-        raise InputError(f"{results.stacked} and the index table do not belong together: run again")
-    style()
+        raise InputError(f"{results.stacked} and {index} do not belong together: run snakemake again")
+    style.apply()
     figure, facts = FIGURES[name](results)
-    figure.savefig(picture, metadata={"Software": None})
-    text = json.dumps(facts, ensure_ascii=False, allow_nan=False)
-    facts_file.write_text(text + "\n", encoding="utf-8")
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    write_whole(picture, png.getvalue())
+    write_whole(facts_file, (json.dumps(facts, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return f"drew {name} of {len(results.index)} items"

@@ -1,7 +1,4 @@
-"""What the report says of latents and pictures, in numbers. Memory does not grow with the number of items.
-
-Needs no torch: the tensor stays on disk and is read in parts.
-"""
+"""The report's statistics of latents and pictures. The tensor stays on disk and is read in parts, without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from gpi_latents.core.pictures import fit_picture, open_picture
@@ -21,18 +17,18 @@ from gpi_latents.tensors.tensor_file import open_latents
 
 CHUNK = 32 * 2**20  # bytes of the tensor that are in memory at a time
 PCA_SAMPLE = 1000  # items from which the axes are computed
-PCA_BYTES = 128 * 2**20  # and what these may take
+PCA_BYTES = 128 * 2**20  # that these may take
 AXES = 32  # principal components that the search for near-duplicates looks at
-COMPARED = 20000  # items among which near-duplicates are sought
-PAIRS = 1000  # by chance, whose distances tell what is typical
+COMPARED = 20000  # items among which near-duplicates are searched for
+PAIRS = 1000  # random ones, whose median distance is the typical one
 NEAR = 0.2  # of the typical distance between two items, below which they are near-duplicates
 HISTOGRAM_SAMPLE = 500  # items whose values the histograms hold
 FAR = 5.0  # robust standard deviations, beyond which an item is an outlier
-IDENTICAL = 99.0  # dB, told for pictures without any difference, whose PSNR is infinite
+IDENTICAL = 99.0  # dB, for pictures without any difference, whose PSNR is infinite
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:
-    """At most `most` of the rows 0..count-1, evenly spread, the first and the last among them."""
+    """At most `most` of the rows 0..count-1, evenly spaced, the first and the last among them."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
@@ -45,19 +41,18 @@ def chunks(path: str | Path) -> Iterator[tuple[int, np.ndarray]]:
     latents = open_latents(path)
     step = max(1, CHUNK // max(1, latents[0].nbytes))
     for row in range(0, len(latents), step):
-        # Mapped anew, since the pages that were read count as this process's memory until their map is gone.
+        # Mapped again, since the pages that were read count as this process's memory until their map is gone.
         yield row, np.array(open_latents(path)[row : row + step])
 
 
 def take(path: str | Path, rows: np.ndarray) -> np.ndarray:
-    """Some rows of the tensor, float32 (n, C, H, W); of ordered ones, those that lie together are read at a time."""
+    """Some rows of the tensor, float32 (n, C, H, W)."""
     latents = open_latents(path)
     taken = np.empty((len(rows), *latents.shape[1:]), np.float32)
     step = max(1, CHUNK // max(1, latents[0].nbytes))
     for start in range(0, len(rows), step):
-        part = open_latents(path)
-        for place, row in enumerate(rows[start : start + step], start):
-            taken[place] = part[row]
+        part = slice(start, start + step)
+        taken[part] = open_latents(path)[rows[part]]
     return taken
 
 
@@ -81,8 +76,8 @@ class Map:
 def principal_components(path: str | Path) -> Map:
     """Principal component analysis of the latents, every value a variable.
 
-    The axes come from an evenly spread sample, by the eigenvectors of its inner products, which for fewer items than
-    values are quicker than those of the covariance and give the same (Jolliffe 2002, Principal Component Analysis,
+    The axes come from an evenly spaced sample, by the eigenvectors of its inner products, which for fewer items than
+    values are faster than those of the covariance and give the same (Jolliffe 2002, Principal Component Analysis,
     3.5); all items are placed on them.
     """
     latents = open_latents(path)
@@ -94,7 +89,7 @@ def principal_components(path: str | Path) -> Map:
     sample -= centre
     values, vectors = np.linalg.eigh(sample @ sample.T)
     order = np.argsort(values)[::-1][: min(AXES, len(rows) - 1)]
-    # Below this, an axis is made of rounding alone.
+    # Below this, an axis is only rounding.
     order = [number for number in order if values[number] > 1e-6 * max(values[-1], 1e-12)]
     vectors = vectors[:, order]
     # An axis may point either way: let the item that is furthest out on it be on the right.
@@ -123,8 +118,8 @@ class Neighbours:
     Attributes:
         rows: (n,), the items that were compared.
         nearest: (n,), the row of each one's nearest among them.
-        distances: (n,), the distance of the two in all values, as a share of the typical distance (the median over
-            `PAIRS` pairs by chance).
+        distances: (n,), between the two in all values, as a share of the typical distance (the median over `PAIRS`
+            random pairs).
     """
 
     rows: np.ndarray
@@ -133,10 +128,10 @@ class Neighbours:
 
 
 def neighbours(path: str | Path, found: Map) -> Neighbours:
-    """Seek each item's nearest other one in the space of the principal components, and measure how far it is.
+    """Find each item's nearest other one in the space of the principal components, and measure how far it is.
 
-    A distance there is never more than the true one, so that near-duplicates are near there too. The work is bounded:
-    of more than `COMPARED` items an evenly spread sample is compared.
+    A distance there is never more than the true one, so that near-duplicates are near there too. Of more than
+    `COMPARED` items, only an evenly spaced sample is compared.
     """
     count = len(found.scores)
     rows = evenly_spaced(count, COMPARED)
@@ -148,13 +143,13 @@ def neighbours(path: str | Path, found: Map) -> Neighbours:
     step = max(1, CHUNK // (4 * len(rows)))
     for start in range(0, len(rows), step):
         stop = min(start + step, len(rows))
-        distances = squares[None] - 2 * scores[start:stop] @ scores.T  # but for what is the same in a line
+        distances = squares[None] - 2 * scores[start:stop] @ scores.T  # without the term that is the same in a row
         distances[np.arange(stop - start), np.arange(start, stop)] = np.inf
         nearest[start:stop] = rows[distances.argmin(axis=1)]
     random = np.random.default_rng(0)
     some = random.integers(0, count, PAIRS)
     typical = float(np.median(_apart(path, some, (some + random.integers(1, count, PAIRS)) % count)))
-    if not typical:  # more than half of all pairs are the same
+    if not typical:  # more than half of the pairs are the same
         typical = float(np.sqrt(2 * found.variance * count / (count - 1)))
     return Neighbours(rows, nearest, _apart(path, rows, nearest) / typical)
 
@@ -172,12 +167,12 @@ def _apart(path: str | Path, rows: np.ndarray, others: np.ndarray) -> np.ndarray
 
 @dataclass
 class Values:
-    """How the values of the latents are distributed.
+    """The distribution of the latents' values.
 
     Attributes:
         means, stds: float64 (N, C), of each item's channels.
         edges: (C, bins + 1) and `counts`: (C, bins), the histogram of each channel over the items of a sample,
-            without the outermost values, 0.1 % on either side.
+            without the lowest and the highest 0.1 % of the values.
         sampled: how many items these are.
     """
 
@@ -204,7 +199,7 @@ def values(path: str | Path, bins: int = 80) -> Values:
 
 
 def distances_from_median(table: np.ndarray, scale: float) -> np.ndarray:
-    """How many robust standard deviations each value lies from its column's median.
+    """How many robust standard deviations each value is from its column's median.
 
     The robust standard deviation is 1.4826 times the median absolute deviation (Rousseeuw and Croux 1993), here at
     least a thousandth of `scale`, so that columns of equal values make no outliers of rounding.
@@ -216,7 +211,7 @@ def distances_from_median(table: np.ndarray, scale: float) -> np.ndarray:
 
 @dataclass
 class Pair:
-    """An input as the model saw it, beside what its latent is decoded to; pictures in mode RGB of one size."""
+    """An input as the model saw it, and the decoded latent: pictures in mode RGB of one size."""
 
     seen: Image.Image
     decoded: Image.Image
@@ -227,7 +222,7 @@ def pair(config: dict[str, Any], image: str, decoded: str | Path) -> Pair:
 
     Args:
         config: the workflow's.
-        image: the path that the sheet gives.
+        image: the path in the sheet.
         decoded: the path of the decoded picture, whose size is the model's.
 
     Raises:
@@ -236,21 +231,16 @@ def pair(config: dict[str, Any], image: str, decoded: str | Path) -> Pair:
     other, _ = open_picture(decoded)
     picture, _ = open_picture(os.path.normpath(image))
     size = (other.height, other.width)
-    if config["resize"] == "contain":
-        # The rule limits the longest side, which the model's native size or the config gives, or the decoded picture.
-        limit = config["image_size"] or max(size)
-        for multiple in (8, 16, 32, 64):
-            seen, _ = fit_picture(picture, (limit, limit), "contain", multiple)
-            if seen.size == other.size:
-                break
-    else:
-        seen, _ = fit_picture(picture, size, config["resize"])
-    if seen.size != other.size:
-        raise ItemError(
-            f"{image} as the model sees it is {seen.width} x {seen.height}, the decoded picture {other.width} x "
-            f"{other.height}: one of them was changed"
-        )
-    return Pair(seen, other)
+    if config["resize"] == "contain":  # limits the longest side, by default to the model's native size
+        size = (config["image_size"] or max(size),) * 2
+    for multiple in (8, 16, 32, 64):  # the latent factor matters under `contain` alone
+        seen, _ = fit_picture(picture, size, config["resize"], multiple)
+        if seen.size == other.size:
+            return Pair(seen, other)
+    raise ItemError(
+        f"{image} as the model sees it is {seen.width} x {seen.height}, the decoded picture {other.width} x "
+        f"{other.height}: one of them was changed"
+    )
 
 
 def errors(pictures: Pair) -> tuple[float, float]:
@@ -269,8 +259,3 @@ def errors(pictures: Pair) -> tuple[float, float]:
     window = min(7, *grey[0].shape)
     ssim = structural_similarity(*grey, data_range=255, win_size=window - (window + 1) % 2)
     return float(psnr), float(ssim)
-
-
-def read_index(path: str | Path) -> pd.DataFrame:
-    """The index table, every cell as the text that stands there."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from gpi_latents.errors import ItemError
-from gpi_latents.report import measures
+from gpi_latents.report import measures, style
 from gpi_latents.report.facts import NAMED, Results
 from gpi_latents.report.measures import Pair
-from gpi_latents.report.style import BLUE, DPI, INK, ORANGE, WIDTH, cut, dot_size, fitted, plain, text_figure, thumbnail
 
 SHEET_ITEMS = 48
 SHEET_COLUMNS = 4
@@ -22,60 +22,46 @@ MEASURED = 800  # items whose pictures are compared
 
 
 def contact_sheet(results: Results) -> tuple[Figure, dict[str, Any]]:
-    """Inputs beside decoded pictures, an evenly spread choice of the items above strength 0 and of the others."""
-    count = len(results.index)
+    """Inputs beside decoded pictures, an evenly spaced choice of the items above strength 0 and of the others."""
     kinds = [np.flatnonzero(results.edited), np.flatnonzero(~results.edited)]
-    few = min(kinds, key=len)
-    chosen = [kind[measures.evenly_spaced(len(kind), max(SHEET_ITEMS - len(few), SHEET_ITEMS // 2))] for kind in kinds]
+    most = max(SHEET_ITEMS - min(map(len, kinds)), SHEET_ITEMS // 2)
+    chosen = sorted(np.concatenate([kind[measures.evenly_spaced(len(kind), most)] for kind in kinds]))
     entries, shown, unreadable = [], [], []
-    for row in sorted(np.concatenate(chosen)):
-        try:
-            pair = results.pair(row)
-        except ItemError as error:
-            unreadable.append(results.item_label(row) | {"reason": str(error)})
-            continue
-        told = results.item_label(row)
-        shown.append(told | {"pictures": [thumbnail(pair.seen), thumbnail(pair.decoded)]})
+    for label, pair in _pairs(results, chosen, unreadable):
+        shown.append(label | {"pictures": _thumbnails(pair)})
         # Only small pictures are kept, so that memory does not grow with the size of the large ones.
-        entries.append((told, Pair(fitted(pair.seen, SHEET_SIDE), fitted(pair.decoded, SHEET_SIDE))))
-    return draw_sheet(entries), {"of": count, "shown": shown, "unreadable": unreadable}
+        entries.append((label, Pair(style.fitted(pair.seen, SHEET_SIDE), style.fitted(pair.decoded, SHEET_SIDE))))
+    return draw_sheet(entries), {"of": len(results.index), "shown": shown, "unreadable": unreadable}
 
 
 def draw_sheet(entries: list[tuple[dict[str, Any], Pair]]) -> Figure:
     """A contact sheet.
 
     Args:
-        entries: for each item what `Results.told` says of it, and its pictures.
+        entries: for each item its `Results.item_label` and its pictures.
     """
     if not entries:
-        return text_figure("No pictures could be read.")
+        return style.text_figure("No pictures could be read.")
     side, gap, between, words, heading = SHEET_SIDE, 24, 4, 66, 46  # pixels
-    columns = min(SHEET_COLUMNS, len(entries))
-    rows = -(-len(entries) // columns)
+    rows = -(-len(entries) // SHEET_COLUMNS)
     width, height = SHEET_COLUMNS * (2 * side + between) + (SHEET_COLUMNS - 1) * gap, heading + rows * (side + words)
     canvas = Image.new("RGB", (width, height), "white")
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    figure.text(
-        0, 1, "Left: the picture as the model sees it.  Right: what its latent is decoded to.", va="top", size=8.5
-    )
-    for number, (told, pictures) in enumerate(entries):
-        left = number % columns * (2 * side + between + gap)
-        top = heading + number // columns * (side + words)
+    figure = Figure(figsize=(width / style.DPI, height / style.DPI), dpi=style.DPI)
+    figure.text(0, 1, "Left: the picture as the model sees it.  Right: the decoded latent.", va="top", size=8.5)
+    for number, (label, pictures) in enumerate(entries):
+        left = number % SHEET_COLUMNS * (2 * side + between + gap)
+        top = heading + number // SHEET_COLUMNS * (side + words)
         for place, picture in enumerate((pictures.seen, pictures.decoded)):
-            small = fitted(picture, side)
-            canvas.paste(
-                small, (left + place * (side + between) + (side - small.width) // 2, top + side - small.height)
-            )
-        lines = [cut(told["id"], 32)]
-        if told["strength"] > 0:
-            lines += textwrap.wrap(
-                f"strength {told['strength']:g}: {plain(told['prompt'])}", 38, max_lines=2, placeholder=" …"
-            )
+            small = style.fitted(picture, side)
+            x = left + place * (side + between) + (side - small.width) // 2
+            canvas.paste(small, (x, top + side - small.height))
+        lines = [style.cut(label["id"], 32)]
+        if label["strength"] > 0:
+            text = f"strength {label['strength']:g}: {style.plain(label['prompt'])}"
+            lines += textwrap.wrap(text, 38, max_lines=2, placeholder=" …")
         for line, text in enumerate(lines):
-            y = 1 - (top + side + 6 + 18 * line) / height
-            figure.text(
-                left / width, y, text, va="top", size=7.5 if line == 0 else 6.5, color=INK if line == 0 else "#555555"
-            )
+            size, color = (6.5, "#555555") if line else (7.5, style.INK)
+            figure.text(left / width, 1 - (top + side + 6 + 18 * line) / height, text, va="top", size=size, color=color)
     figure.figimage(np.asarray(canvas), zorder=-1)
     return figure
 
@@ -83,61 +69,66 @@ def draw_sheet(entries: list[tuple[dict[str, Any], Pair]]) -> Figure:
 def reconstruction(results: Results) -> tuple[Figure, dict[str, Any]]:
     """How far the decoded pictures are from the inputs."""
     measured, unreadable = [], []
-    for row in measures.evenly_spaced(len(results.index), MEASURED):
-        try:
-            psnr, ssim = measures.errors(results.pair(row))
-            measured.append(results.item_label(row) | {"psnr": round(psnr, 2), "ssim": round(ssim, 4)})
-        except ItemError as error:
-            unreadable.append(results.item_label(row) | {"reason": str(error)})
+    rows = measures.evenly_spaced(len(results.index), MEASURED)
+    for label, pair in _pairs(results, rows, unreadable):
+        psnr, ssim = measures.errors(pair)
+        measured.append(label | {"psnr": round(psnr, 2), "ssim": round(ssim, 4)})
     still = sorted((one for one in measured if one["strength"] == 0), key=lambda one: one["psnr"])
     edited = sorted((one for one in measured if one["strength"] > 0), key=lambda one: one["psnr"])
-    worst = [one | {"pictures": _thumbnails(results, one["row"])} for one in still[:NAMED]]
     facts = {
         "of": len(results.index),
         "measured": len(measured),
-        "items": sorted(measured, key=lambda one: one["row"]),
-        "worst": worst,
+        "items": measured,
+        "worst": [one | {"pictures": _thumbnails(results.pair(one["row"]))} for one in still[:NAMED]],
         "edited": edited,
         "unreadable": unreadable,
         "medians": {key: float(np.median([one[key] for one in still])) for key in ("psnr", "ssim")} if still else None,
     }
-    if not measured:
-        return text_figure("No pictures could be read."), facts
-    figure = Figure(figsize=(WIDTH, 4.2), dpi=DPI, layout="constrained")
+    return draw_reconstruction(still, edited), facts
+
+
+def draw_reconstruction(still: list[dict[str, Any]], edited: list[dict[str, Any]]) -> Figure:
+    """A dot per item, the worst three with their names.
+
+    Args:
+        still: the items at strength 0, the worst first, each with its `id`, `psnr` and `ssim`.
+        edited: the others.
+    """
+    if not (still or edited):
+        return style.text_figure("No pictures could be read.")
+    figure = style.new_figure(4.2)
     axes = figure.subplots()
     kinds = [
-        (still, BLUE, "o", "strength 0: error of the reconstruction"),
-        (edited, ORANGE, "^", "edited: meant to differ"),
+        (still, style.BLUE, "o", "strength 0: error of the reconstruction"),
+        (edited, style.ORANGE, "^", "edited: meant to differ"),
     ]
-    for group, color, marker, label in kinds:
+    looks = {"s": style.dot_size(len(still) + len(edited)), "alpha": 0.75, "linewidths": 0}
+    for group, color, marker, name in kinds:
         if group:
             points = [one["psnr"] for one in group], [one["ssim"] for one in group]
-            axes.scatter(
-                *points,
-                s=dot_size(len(measured)),
-                c=color,
-                marker=marker,
-                alpha=0.75,
-                linewidths=0,
-                label=f"{label} ({len(group)})",
-            )
+            axes.scatter(*points, c=color, marker=marker, label=f"{name} ({len(group)})", **looks)
+    line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.5}
+    words = {"size": 7, "ha": "right", "va": "center", "textcoords": "offset points", "arrowprops": line}
     for number, one in enumerate(still[:3]):
-        axes.annotate(
-            cut(one["id"], 24),
-            (one["psnr"], one["ssim"]),
-            (-14, -14 - 20 * number),  # below one another, since the worst often lie close together
-            textcoords="offset points",
-            size=7,
-            ha="right",
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": "#888888", "linewidth": 0.5},
-        )
+        place = (-14, -14 - 20 * number)  # below one another, since the worst are often close together
+        axes.annotate(style.cut(one["id"], 24), (one["psnr"], one["ssim"]), place, **words)
     axes.set(xlabel="PSNR in dB (further right is closer to the input)", ylabel="SSIM (further up is closer)")
     axes.margins(x=0.12, y=0.1)
     axes.legend(loc="lower right")
-    return figure, facts
+    return figure
 
 
-def _thumbnails(results: Results, row: int) -> list[str]:
-    pictures = results.pair(row)
-    return [thumbnail(pictures.seen), thumbnail(pictures.decoded)]
+def _pairs(results: Results, rows: Iterable[int], unreadable: list[dict[str, Any]]) -> Iterator[tuple[dict, Pair]]:
+    """The labels and pictures of items; those that cannot be read are appended to `unreadable` instead."""
+    for row in rows:
+        label = results.item_label(row)
+        try:
+            pair = results.pair(row)
+        except ItemError as error:
+            unreadable.append(label | {"reason": str(error)})
+        else:
+            yield label, pair
+
+
+def _thumbnails(pair: Pair) -> list[str]:
+    return [style.thumbnail(pair.seen), style.thumbnail(pair.decoded)]
