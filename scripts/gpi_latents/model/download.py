@@ -1,45 +1,54 @@
-"""Models from the Hugging Face hub, and single-file checkpoints."""
+"""Models from the Hugging Face hub, and checkpoints in one file."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from gpi_latents.errors import ModelError, first_line
-from gpi_latents.model.family import DESCRIBED, MODEL_PARTS, family_problem, model_parts, vae_folder
-from gpi_latents.model.weights import chosen_weights, has_weights, variant_problem, weights_problem
+from gpi_latents.model.family import DESCRIBED, MODEL_PARTS, family_problem, read_json
 
-# All that is small in a Hugging Face model, as patterns.
+# What is used of a model's repository, weights excepted, as patterns.
 SMALL_FILES = ["model_index.json", *(f"{part}/*{suffix}" for part in MODEL_PARTS for suffix in DESCRIBED)]
 
 
-def cached_snapshot(repository: str, commit: str, cache_dir: str | None, files: list[str]) -> Path:
+def download(repository: str, revision: str | None, cache_dir: str | None, patterns: list[str]) -> Path:
+    """Download those files of a Hugging Face repository that match a pattern and are not in the cache.
+
+    Not by diffusers' `DiffusionPipeline.download`: it takes weights of other folders too, such as SDXL's `vae_1_0`, and
+    where one part has pickles alone, no safetensors of the others.
+
+    Returns:
+        The snapshot in the cache, a folder named by the commit.
+
+    Raises:
+        ModelError: not found, or not reachable.
+    """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    with _hub_errors(repository, revision):
+        return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
+
+
+def repository_files(repository: str, snapshot: Path, cache_dir: str | None) -> list[Path]:
+    """All files that a repository has at the commit of a snapshot, as paths in it, downloaded or not."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
     try:
-        # Without the files' names, the client would miss all the others that the repository has.
-        return Path(
-            snapshot_download(
-                repository, revision=commit, cache_dir=cache_dir, allow_patterns=files, local_files_only=True
-            )
-        )
-    except LocalEntryNotFoundError:
-        raise ModelError(
-            f"The model {repository} (commit {commit}) is not in the cache of this machine: "
-            "run `snakemake --cores 1 --forcerun model model` where there is internet, with a cache_dir that all "
-            "machines share"
-        ) from None
+        tree = get_cached_repo_tree(repository, revision=snapshot.name, cache_dir=cache_dir)
+    except CachedRepoTreeNotFoundError:  # no network, and a cache that an older client filled
+        return list(snapshot.rglob("*"))
+    return [snapshot / file.path for file in tree]
 
 
 @contextmanager
 def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
-    """What Hugging Face's client raises, as messages for the user."""
+    """Turn the errors of Hugging Face's client into messages for the user."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
@@ -65,84 +74,43 @@ def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
         ) from None
 
 
-def download_model(
-    model_id: str, revision: str | None, cache_dir: str | None, variant: str | None, pickle: bool
-) -> Path:
-    """The snapshot of a Hugging Face model, which has the files that are used and no others.
+def cached_snapshot(repository: str, commit: str, cache_dir: str | None, files: list[str]) -> Path:
+    """The snapshot that `download` returned, without the network; of all files, only the named ones need be there.
 
-    Weights come last, so that what cannot be used is refused before they are downloaded.
+    Raises:
+        ModelError: it is not in the cache.
     """
-    folder, names = _look(model_id, revision, cache_dir, SMALL_FILES)
-    parts = {part: part for part in model_parts(folder)}
-    if not names:
-        return folder
-    if problem := variant_problem(names, variant):
-        raise ModelError(f"The model {model_id} {problem}")
-    weights = _wanted(f"The model {model_id}", names, parts, variant, pickle)
-    return _fetch(model_id, folder.name, cache_dir, SMALL_FILES + weights)
-
-
-def find_vae(vae_id: str, cache_dir: str | None, variant: str | None, pickle: bool) -> tuple[Path, str | None]:
-    """The folder of an autoencoder, and its commit where it is from Hugging Face."""
-    if vae_id == "demo" or os.path.isdir(vae_id):
-        return vae_folder(vae_id), None
-    described = ["config.json", "vae/config.json"]
-    snapshot, names = _look(vae_id, None, cache_dir, described)
-    folder = vae_folder(snapshot)
-    if names:
-        parts = {"vae": str(folder.relative_to(snapshot))}
-        weights = _wanted(f"The autoencoder {vae_id}", names, parts, variant, pickle)
-        _fetch(vae_id, snapshot.name, cache_dir, described + weights)
-    return folder, snapshot.name
-
-
-def _look(
-    repository: str, revision: str | None, cache_dir: str | None, patterns: list[str]
-) -> tuple[Path, list[PurePath]]:
-    """The snapshot of a Hugging Face repository with some of its files, and the names of all that it has.
-
-    There are no names if it is in the cache without them and the network is off; then what is there is all there is.
-    """
-    from huggingface_hub import get_cached_repo_tree
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
-
-    folder = _fetch(repository, revision, cache_dir, patterns)
-    try:
-        listing = get_cached_repo_tree(repository, revision=folder.name, cache_dir=cache_dir)
-    except CachedRepoTreeNotFoundError:
-        return folder, []
-    return folder, [PurePath(file.path) for file in listing]
-
-
-def _fetch(repository: str, revision: str | None, cache_dir: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    with _hub_errors(repository, revision):
-        return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
-
-
-def _wanted(
-    whose: str, names: list[PurePath], parts: dict[str, str], variant: str | None, allow_pickle: bool
-) -> list[str]:
-    """Of the files of a repository, the weights of these parts, each with its folder."""
-    wanted = []
-    for part, folder in parts.items():
-        files = [name for name in names if name.parent == PurePath(folder)]
-        if has_weights(part) and (problem := weights_problem(files, part, variant, allow_pickle)):
-            raise ModelError(f"{whose} {problem}")
-        wanted += [str(file) for file in chosen_weights(files, variant, allow_pickle)]
-    return wanted
+    options = {"revision": commit, "cache_dir": cache_dir, "allow_patterns": files}
+    try:
+        return Path(snapshot_download(repository, local_files_only=True, **options))
+    except LocalEntryNotFoundError:
+        raise ModelError(
+            f"The model {repository} (commit {commit}) is not in the cache of this machine: "
+            "run `snakemake --cores 1 --forcerun model model` where there is internet, with a cache_dir that all "
+            "machines share"
+        ) from None
 
 
-def conversion_folder(checkpoint: str, cache_dir: str | None) -> Path:
+def converted_folder(checkpoint: str, cache_dir: str | None) -> Path:
+    """Where a single file with the SHA-256 `checkpoint` is kept in diffusers' layout."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(cache_dir or HF_HUB_CACHE).expanduser() / "converted" / checkpoint
 
 
 def convert_checkpoint(path: Path, checkpoint: str, cache_dir: str | None) -> Path:
-    """A single file as a folder in diffusers' layout, made once; its configs are its original's."""
-    folder = conversion_folder(checkpoint, cache_dir)
+    """Convert a single file, whose SHA-256 is `checkpoint`, once; its configs are those of the original model.
+
+    Returns:
+        A folder in diffusers' layout.
+
+    Raises:
+        ModelError: it is no whole model of a supported family, or the configs are not available.
+    """
+    folder = converted_folder(checkpoint, cache_dir)
     if folder.is_dir():
         return folder
     import diffusers
@@ -157,7 +125,7 @@ def convert_checkpoint(path: Path, checkpoint: str, cache_dir: str | None) -> Pa
         configs = Path(snapshot_download(origin, cache_dir=cache_dir, allow_patterns=SMALL_FILES))
     if problem := family_problem(configs):
         raise ModelError(f"The checkpoint {path} is made after {origin}: {problem}")
-    kind = getattr(diffusers, json.loads((configs / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
+    kind = getattr(diffusers, read_json(configs / "model_index.json")["_class_name"])
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
         try:
@@ -166,7 +134,7 @@ def convert_checkpoint(path: Path, checkpoint: str, cache_dir: str | None) -> Pa
                 str(path), config=str(configs), local_files_only=True, safety_checker=None, feature_extractor=None
             )
             pipeline.save_pretrained(f"{partial}/model")
-        except Exception as error:  # whatever does not fit, of many kinds
+        except Exception as error:  # of many kinds, whatever does not fit
             raise ModelError(
                 f"The checkpoint {path} cannot be read as a whole model of the kind of {origin} "
                 f"({first_line(error)}); a folder in diffusers' layout or a Hugging Face id will do"

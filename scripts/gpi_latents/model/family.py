@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +25,69 @@ FAMILIES = {
 # The folders of a model that decide its numbers; a family has some of them.
 MODEL_PARTS = ["vae", "unet", "transformer", "scheduler"]
 MODEL_PARTS += [f"{kind}{n}" for kind in ("text_encoder", "tokenizer") for n in ("", "_2", "_3")]
-DESCRIBED = (".json", ".txt", ".model")
+DESCRIBED = (".json", ".txt", ".model")  # files of a part that are no weights
 AUTOENCODERS = ["AutoencoderKL", "AutoencoderTiny", "AutoencoderDC"]
 
 
 def family_problem(folder: str | Path) -> str:
-    """Why the model in a folder is of no use here, as far as its `.json` files tell; empty if it is of use."""
-    index = Path(folder, "model_index.json")
+    """Why the model in a folder is not supported, judging by its JSON files; empty if it is."""
     try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
-        name = parts["_class_name"]
-    except FileNotFoundError:
-        return f"{folder} is no model in diffusers' layout: it has no model_index.json"
-    except (ValueError, KeyError, TypeError):
-        return f"{index} is damaged: get the model again"
-    works = "; ".join(FAMILIES.values())
-    if re.sub("(Img2Img)?Pipeline$", "", str(name)) not in FAMILIES:
-        return f"the model in {folder} is a {name}, which is not supported. These are: {works}"
-    for part in MODEL_PARTS:
-        if isinstance(parts.get(part), list) and parts[part][0] not in (None, "diffusers", "transformers"):
-            return f"the model in {folder} brings code of its own for its {part} ({parts[part]}), which is not run here"
-    try:
-        unet = json.loads(Path(folder, "unet/config.json").read_text(encoding="utf-8"))
-        vae = json.loads(Path(folder, "vae/config.json").read_text(encoding="utf-8"))
-        if unet["in_channels"] != vae["latent_channels"]:
-            return (
-                f"the model in {folder} takes more than a picture and a prompt (its UNet has {unet['in_channels']} "
-                f"channels for latents of {vae['latent_channels']}), as those for inpainting do; this is not supported"
-            )
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # no UNet, or one that the rule `model` finds missing
+        model_parts(Path(folder))
+    except ModelError as error:
+        return str(error)
     return ""
 
 
+def model_parts(folder: Path) -> list[str]:
+    """The parts that a model names in its `model_index.json`.
+
+    Raises:
+        ModelError: its family is not supported, it brings code of its own, or a part is not named.
+    """
+    if not (folder / "model_index.json").exists():
+        raise ModelError(f"{folder} is no model in diffusers' layout: it has no model_index.json")
+    index = read_json(folder / "model_index.json")
+    name = str(index.get("_class_name"))
+    if re.sub("(Img2Img)?Pipeline$", "", name) not in FAMILIES:
+        works = "; ".join(FAMILIES.values())
+        raise ModelError(f"The model in {folder} is a {name}, which is not supported. Supported are: {works}")
+    parts = [part for part in MODEL_PARTS if isinstance(index.get(part), list) and any(index[part][:1])]
+    for part in parts:
+        if index[part][0] not in ("diffusers", "transformers"):
+            raise ModelError(
+                f"The model in {folder} brings code of its own for its {part} ({index[part]}), which is not run here"
+            )
+    needed = ["vae", "scheduler", "transformer" if "transformer" in index else "unet"]
+    needed += [part.replace("text_encoder", "tokenizer") for part in parts if part.startswith("text_encoder")]
+    if missing := [part for part in needed if part not in parts]:
+        raise ModelError(f"The model in {folder} is incomplete: its model_index.json has no {missing[0]}")
+    unet, vae = (folder / part / "config.json" for part in ("unet", "vae"))
+    if unet.exists() and vae.exists():
+        taken, given = read_json(unet).get("in_channels"), read_json(vae).get("latent_channels")
+        if taken and given and taken != given:
+            raise ModelError(
+                f"The model in {folder} takes more than a picture and a prompt (its UNet has {taken} channels for "
+                f"latents of {given}), as those for inpainting do; this is not supported"
+            )
+    return parts
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a model.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    content = None
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is damaged or cannot be read: get the model again")
+    return content
+
+
 def model_id_problem(model_id: str | None) -> str:
+    """Why a `model_id` or `vae_id` cannot name a model; empty if it can."""
     if model_id is None:
         return ""
     if re.search(r"[{}\x00-\x1f]", model_id):
@@ -78,47 +108,29 @@ def model_id_problem(model_id: str | None) -> str:
 
 def model_files(config: Mapping[str, Any]) -> list[str]:
     """The files that decide a local model and a local VAE, sorted; none of `demo` and of a Hugging Face id."""
-    found = []
+    found: list[Path] = []
     for source, parts in ((config["model_id"], MODEL_PARTS), (config["vae_id"], [".", "vae"])):
         if source is None or source == "demo":
             continue
-        if os.path.isfile(source):
-            found.append(Path(source))
+        found.append(Path(source))  # a single file
+        found.append(Path(source, "model_index.json"))
         for part in parts:
             files = list(Path(source, part).glob("*"))
             found += (path for path in files if path.suffix in DESCRIBED)
             found += chosen_weights(files, config["variant"], config["allow_pickle"])
-        found += Path(source).glob("model_index.json")
     return sorted({str(path) for path in found if path.is_file()})
 
 
 def model_identity(config: Mapping[str, Any]) -> str:
-    """What tells the rule `model` to look again, as canonical JSON; the files of a local model are its input."""
+    """What makes the rule `model` run again, as canonical JSON; the files of a local model are its input."""
     identity = {key: config[key] for key in ("model_id", "revision")}
-    identity |= {key: config[key] for key in ("variant", "vae_id") if config[key]}
+    identity |= {key: config[key] for key in ("variant", "vae_id", "allow_pickle") if config[key]}
     if config["model_id"] == "demo":
-        identity["demo"] = (DEMO_MODEL / "SHA256SUMS").read_text()
+        identity["demo"] = (DEMO_MODEL / "SHA256SUMS").read_text(encoding="utf-8")
     return canonical(identity)
 
 
-def model_parts(folder: Path) -> list[str]:
-    """The parts that a model says it has.
-
-    Raises:
-        ModelError: it is of a family that is not supported, or lacks a part.
-    """
-    if problem := family_problem(folder):
-        raise ModelError(problem[0].upper() + problem[1:])
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    parts = [part for part in MODEL_PARTS if isinstance(index.get(part), list) and index[part][0]]
-    needed = ["vae", "scheduler", "transformer" if "transformer" in index else "unet"]
-    needed += [part.replace("text_encoder", "tokenizer") for part in parts if part.startswith("text_encoder")]
-    if lacking := [part for part in needed if part not in parts]:
-        raise ModelError(f"The model in {folder} is incomplete: its model_index.json has no {lacking[0]}")
-    return parts
-
-
-def vae_folder(source: str | Path) -> Path:
-    """An autoencoder has a folder of its own, or is that of a whole model."""
+def autoencoder_folder(source: str | Path) -> Path:
+    """The folder of an autoencoder, which is one of its own or part of a whole model's."""
     folder = DEMO_MODEL if source == "demo" else Path(source)
     return folder if (folder / "config.json").exists() else folder / "vae"

@@ -7,22 +7,27 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gpi_latents import paths
 from gpi_latents.errors import ModelError, first_line
 from gpi_latents.files import write_whole
-from gpi_latents.model.download import cached_snapshot, conversion_folder, convert_checkpoint, download_model, find_vae
-from gpi_latents.model.family import AUTOENCODERS, DESCRIBED, MODEL_PARTS, model_parts
-from gpi_latents.model.weights import WEIGHTS, _weights, chosen_weights, variant_problem, weights_problem
+from gpi_latents.model.download import (
+    SMALL_FILES,
+    cached_snapshot,
+    convert_checkpoint,
+    converted_folder,
+    download,
+    repository_files,
+)
+from gpi_latents.model.family import AUTOENCODERS, DESCRIBED, autoencoder_folder, model_parts, read_json
+from gpi_latents.model.weights import check_variant, part_weights
 from gpi_latents.paths import DEMO_MODEL
-
-REMEMBERED_BYTES = 10**7  # smaller files are hashed each time
 
 
 def write_model(config: Mapping[str, Any], output: Path) -> str:
-    """Find the model of a config, downloading it if need be, and write `paths.MODEL`.
+    """Find the model of a config, downloading it if need be, and write the file `paths.MODEL`.
 
     Returns:
         A text for the log.
@@ -37,6 +42,18 @@ def write_model(config: Mapping[str, Any], output: Path) -> str:
     return f"{model['family']} {model['model_id']}, {len(model['sha256'])} files"
 
 
+def read_model(path: str | Path = paths.MODEL) -> dict[str, Any]:
+    """What `write_model` wrote, as `resolve` returns it.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({first_line(error)}): delete it and run snakemake again") from None
+
+
 def resolve(
     model_id: str,
     revision: str | None = None,
@@ -45,7 +62,7 @@ def resolve(
     vae_id: str | None = None,
     allow_pickle: bool = False,
 ) -> dict[str, Any]:
-    """Find the model, downloading it if it is not there, and tell exactly which one it is.
+    """Find the model, downloading what is not there, and say exactly which one it is.
 
     Args:
         model_id: `demo`, a folder in diffusers' layout, a Hugging Face id, or a checkpoint in one `.safetensors` file,
@@ -54,7 +71,7 @@ def resolve(
         cache_dir: folder for downloaded and converted models; None is Hugging Face's own cache.
         variant: of the weights' files, such as `fp16`.
         vae_id: another autoencoder, a folder or a Hugging Face id; None is the model's own.
-        allow_pickle: whether `.bin` weights will do where there are no safetensors.
+        allow_pickle: whether `.bin` weights are taken where there are no safetensors.
 
     Returns:
         `model_id`, `revision`, `variant`, `commit` (of a Hugging Face model, else None), `checkpoint` (SHA-256 of a
@@ -73,35 +90,54 @@ def resolve(
         checkpoint = _sha256(Path(model_id))
         folder = convert_checkpoint(Path(model_id), checkpoint, cache_dir)
     else:
-        folder = download_model(model_id, revision, cache_dir, variant, allow_pickle)
-        commit = folder.name  # the cache keeps each commit in snapshots/<commit>
-    files = [folder / "model_index.json"]
-    for part in model_parts(folder):
-        files += _part(folder / part, part, variant, allow_pickle, f"The model in {folder}")
-    if problem := variant_problem(folder.glob("*/*"), variant):
-        raise ModelError(f"The model in {folder} {problem}")
+        folder = download(model_id, revision, cache_dir, SMALL_FILES)
+        commit = folder.name
+    folders = {part: folder / part for part in model_parts(folder)}
+    present = repository_files(model_id, folder, cache_dir) if commit else list(folder.glob("*/*"))
+    owner = f"The model {model_id if commit else f'in {folder}'}"
+    check_variant(present, variant, owner)
+    files = [folder / "model_index.json", *_decisive_files(folders, present, variant, allow_pickle, owner)]
+    if commit:
+        download(model_id, commit, cache_dir, [str(path.relative_to(folder)) for path in files])
     digests = _digests(folder, files)
-    if model_id == "demo" and digests != _expected(folder):
+    checksums = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    if model_id == "demo" and checksums != (folder / "SHA256SUMS").read_text(encoding="utf-8"):
         raise ModelError(f"The demo model in {folder} is damaged: get this repository again")
-    vae = None
-    if vae_id is not None:
-        vae_folder, vae_commit = find_vae(vae_id, cache_dir, variant, allow_pickle)
-        vae_files = _part(vae_folder, "vae", variant, allow_pickle, f"The autoencoder {vae_id}")
-        vae = {"vae_id": vae_id, "commit": vae_commit, "sha256": _digests(vae_folder, vae_files)}
     return {
         "model_id": model_id,
         "revision": revision,
         "variant": variant,
         "commit": commit,
         "checkpoint": checkpoint,
-        "family": json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"],
+        "family": read_json(folder / "model_index.json")["_class_name"],
         "sha256": digests,
-        "vae": vae,
+        "vae": None if vae_id is None else _resolve_vae(vae_id, cache_dir, variant, allow_pickle),
     }
 
 
-def locate(model: dict[str, Any], cache_dir: str | None = None) -> dict[str, Any]:
-    """Where a model that `resolve` found lies, as the arguments of `diffusion.Model`; without the network.
+def _resolve_vae(vae_id: str, cache_dir: str | None, variant: str | None, allow_pickle: bool) -> dict[str, Any]:
+    commit = None
+    folder = root = autoencoder_folder(vae_id)
+    present = list(folder.glob("*"))
+    if vae_id != "demo" and not os.path.isdir(vae_id):
+        root = download(vae_id, None, cache_dir, ["config.json", "vae/config.json"])
+        folder, commit = autoencoder_folder(root), root.name
+        present = repository_files(vae_id, root, cache_dir)
+    files = _decisive_files({"vae": folder}, present, variant, allow_pickle, f"The autoencoder {vae_id}")
+    if commit:
+        download(vae_id, commit, cache_dir, [str(path.relative_to(root)) for path in files])
+    return {"vae_id": vae_id, "commit": commit, "sha256": _digests(folder, files)}
+
+
+def locate(model: Mapping[str, Any], cache_dir: str | None = None) -> dict[str, Any]:
+    """Find again a model that `resolve` found, without the network.
+
+    Args:
+        model: as `resolve` returns it.
+        cache_dir: as `resolve` takes it.
+
+    Returns:
+        The arguments `folder`, `vae_folder`, `variant` and `allow_pickle` of `diffusion.Model`.
 
     Raises:
         ModelError: it is not on this machine.
@@ -109,22 +145,22 @@ def locate(model: dict[str, Any], cache_dir: str | None = None) -> dict[str, Any
     if model["model_id"] == "demo":
         folder = DEMO_MODEL
     elif model.get("checkpoint"):
-        folder = conversion_folder(model["checkpoint"], cache_dir)
+        folder = converted_folder(model["checkpoint"], cache_dir)
     elif model["commit"]:
         folder = cached_snapshot(model["model_id"], model["commit"], cache_dir, [*model["sha256"]])
     else:
         folder = Path(model["model_id"])
-    vae_folder = None
+    names, vae_folder = [*model["sha256"]], None
     if vae := model.get("vae"):
+        names += vae["sha256"]
         source = vae["vae_id"]
         if vae["commit"]:
-            names = [f"{place}{name}" for place in ("", "vae/") for name in vae["sha256"]]
-            source = cached_snapshot(source, vae["commit"], cache_dir, names)
-        vae_folder = vae_folder(source)
+            files = [f"{place}{name}" for place in ("", "vae/") for name in vae["sha256"]]
+            source = cached_snapshot(source, vae["commit"], cache_dir, files)
+        vae_folder = autoencoder_folder(source)
     for path in filter(None, (folder, vae_folder)):
         if not path.is_dir():
-            raise ModelError(f"The model's folder {str(path)!r} is gone (looked from {os.getcwd()})")
-    names = [*model["sha256"], *(vae["sha256"] if vae else ())]
+            raise ModelError(f"The model's folder {str(path)!r} does not exist (looked from {os.getcwd()})")
     return {
         "folder": folder,
         "vae_folder": vae_folder,
@@ -133,54 +169,51 @@ def locate(model: dict[str, Any], cache_dir: str | None = None) -> dict[str, Any
     }
 
 
-def _part(folder: Path, part: str, variant: str | None, allow_pickle: bool, whose: str) -> list[Path]:
-    """The files of one part that decide the model's numbers, after a look at their being whole."""
-    files = sorted(folder.glob("*"))
-    described = [path for path in files if path.suffix in DESCRIBED]
-    if not described and not any(path.suffix in WEIGHTS for path in files):
-        raise ModelError(f"{whose} is incomplete: it has no {part}. Get it again")
-    contents = {}
-    for path in described:
-        try:
-            if path.suffix == ".json":
-                contents[path.name] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise ModelError(f"{path} is damaged: get the model again") from None
-    if part.startswith("tokenizer"):
-        if not {path.name for path in described} & {"tokenizer.json", "vocab.json", "spiece.model"}:
-            raise ModelError(f"{whose} is incomplete: its {part} has no vocabulary. Get it again")
-        return described
-    config = "scheduler_config.json" if part == "scheduler" else "config.json"
-    if not isinstance(contents.get(config), dict):
-        raise ModelError(f"{whose} is incomplete: its {part} has no {config}. Get it again")
-    if part == "scheduler":
-        return described
-    if part == "vae" and (kind := contents[config].get("_class_name")) not in AUTOENCODERS:
-        raise ModelError(
-            f"{folder} holds no autoencoder that can be used{f' but a {kind}' if kind else ''}. "
-            f"These can: {', '.join(AUTOENCODERS)}"
-        )
-    if problem := weights_problem(files, part, variant, allow_pickle):
-        raise ModelError(f"{whose} {problem}")
-    chosen = chosen_weights(files, variant, allow_pickle)
-    names = {path.name for path in chosen}
-    whole = re.sub(r"-\d{5}-of-\d{5}", "", chosen[0].name)
-    stem, *kind, suffix = whole.split(".")
-    index = contents.get(".".join([stem, suffix, "index", *kind, "json"]))
-    if index:  # of weights in shards
-        lacking = sorted(set(index["weight_map"].values()) - names)
-    else:
-        lacking = [] if whole in names or any(".index." in name for name in contents) else [whole]
-    if lacking:
-        raise ModelError(f"{whose} is incomplete: its {part} has no {lacking[0]}. Get it again")
-    return described + chosen
+def _decisive_files(
+    folders: Mapping[str, Path], present: list[Path], variant: str | None, allow_pickle: bool, owner: str
+) -> list[Path]:
+    """The files in the folders of a model's parts that decide its numbers.
+
+    Raises:
+        ModelError: some are not among the `present` ones, or damaged, or the autoencoder is not supported.
+    """
+    files = []
+    for part, folder in folders.items():
+        inside = [path for path in present if path.parent == folder]
+        described = sorted(path for path in folder.glob("*") if path.suffix in DESCRIBED)  # always downloaded
+        if not inside:
+            raise ModelError(f"{owner} is incomplete: it has no {part}. Get it again")
+        contents = {path.name: read_json(path) for path in described if path.suffix == ".json"}
+        config = "scheduler_config.json" if part == "scheduler" else "config.json"
+        if part.startswith("tokenizer"):
+            if not {path.name for path in described} & {"tokenizer.json", "vocab.json", "spiece.model"}:
+                raise ModelError(f"{owner} is incomplete: its {part} has no vocabulary. Get it again")
+        elif config not in contents:
+            raise ModelError(f"{owner} is incomplete: its {part} has no {config}. Get it again")
+        if part == "vae" and (kind := contents[config].get("_class_name")) not in AUTOENCODERS:
+            raise ModelError(f"{folder} holds a {kind}, not a supported autoencoder: {', '.join(AUTOENCODERS)}")
+        weights = part_weights(inside, part, variant, allow_pickle, owner)
+        if weights and (missing := _missing_weights(weights, contents)):
+            raise ModelError(f"{owner} is incomplete: its {part} has no {missing[0]}. Get it again")
+        files += described + weights
+    return files
+
+
+def _missing_weights(weights: list[Path], contents: Mapping[str, Any]) -> list[str]:
+    """The names of a part's weights that are missing, judging by the parsed JSON files beside them."""
+    names = {path.name for path in weights}
+    whole = re.sub(r"-\d{5}-of-\d{5}", "", weights[0].name)
+    stem, *variant, suffix = whole.split(".")
+    if index := contents.get(".".join([stem, suffix, "index", *variant, "json"])):
+        return sorted(set(index["weight_map"].values()) - names)
+    return [] if whole in names or any(".index." in name for name in contents) else [whole]
 
 
 def _digests(folder: Path, files: list[Path]) -> dict[str, str]:
     """SHA-256 of each file by its path in the folder.
 
     Raises:
-        ModelError: a file that is cut off, or is not what its name in Hugging Face's cache says.
+        ModelError: a file is cut off, or is not what its name in Hugging Face's cache says.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -200,60 +233,6 @@ def _digests(folder: Path, files: list[Path]) -> dict[str, str]:
     return dict(sorted(digests.items()))
 
 
-def _expected(folder: Path) -> dict[str, str]:
-    lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-
-
 def _sha256(path: Path) -> str:
-    """SHA-256 of a file; that of a large one is remembered as long as its path, size and time stay."""
-    import platformdirs
-
-    known = path.stat()
-    key = [str(path.resolve()), known.st_size, known.st_mtime_ns]
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    memory = platformdirs.user_cache_path("gpi-latents") / name
-    if known.st_size >= REMEMBERED_BYTES:
-        with suppress(OSError, UnicodeDecodeError):
-            if re.fullmatch(r"[0-9a-f]{64}", remembered := memory.read_text(encoding="ascii")):
-                return remembered
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if known.st_size >= REMEMBERED_BYTES:
-        with suppress(OSError):  # a home that cannot be written is no obstacle
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            partial = memory.with_suffix(f".{os.getpid()}")
-            partial.write_text(digest, encoding="ascii")
-            partial.replace(memory)
-    return digest
-
-
-def _pickle_problem(config: Mapping[str, Any]) -> str:
-    """Whether pickles would be needed that are not allowed; empty if not, or if the rule `model` is to find out.
-
-    It would not run again when `allow_pickle` is switched off, since no file and no other setting has changed.
-    """
-    if config["allow_pickle"]:
-        return ""
-    for source, parts in ((config["model_id"], MODEL_PARTS), (config["vae_id"], [".", "vae"])):
-        for part in parts if source and source != "demo" and os.path.isdir(source) else ():
-            files = list(Path(source, part).glob("*"))
-            safe, pickled = _weights(files, config["variant"])
-            if pickled and not safe:
-                name = "vae" if part == "." else part
-                return f"the model in {source} {weights_problem(files, name, config['variant'], allow_pickle=False)}"
-    try:
-        made = json.loads(Path("results/model.json").read_text(encoding="utf-8"))
-        found = [(made, "model_id", "variant", "revision")] + ([(made["vae"], "vae_id")] if made["vae"] else [])
-        for model, *keys in found:
-            pickled = any(name.endswith(".bin") for name in model["sha256"])
-            if model["commit"] and pickled and all(model[key] == config[key] for key in keys):
-                return (
-                    f"the weights of {model[keys[0]]} came as pickled files (results/model.json says so), which can "
-                    "run code of strangers when they are loaded: if you trust its maker, set allow_pickle: true; else "
-                    "take a model that comes as safetensors. To see whether this one does by now, delete "
-                    "results/model.json"
-                )
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # there is none, or it is made anew
-    return ""
+        return hashlib.file_digest(file, "sha256").hexdigest()

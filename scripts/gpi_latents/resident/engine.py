@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import time
@@ -11,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpi_latents import joblog, paths
+from gpi_latents import joblog
 from gpi_latents.errors import ItemError
 from gpi_latents.files import write_whole
-from gpi_latents.model.source import locate
+from gpi_latents.model.source import locate, read_model
 from gpi_latents.recipe import recipe_digest
 
 
@@ -49,7 +48,7 @@ class Engine:
     """
 
     def __init__(self, config: Mapping[str, Any], workers: int, replicas: int | None = None):
-        located = locate(json.loads(Path(paths.MODEL).read_text(encoding="utf-8")), config["cache_dir"])
+        located = locate(read_model(), config["cache_dir"])
 
         from gpi_latents.core import diffusion  # imports torch, which is slow, so after what may fail at once
 
