@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-from pathlib import Path
+import copy
+import functools
+from collections.abc import Callable
+from typing import get_args
 
 import diffusers
-import diffusion
-import matplotlib
 import numpy as np
 import pytest
 import torch
 from diffusers.image_processor import VaeImageProcessor
+from gpi_latents.core.diffusion import Model
+from gpi_latents.errors import ItemError
+from gpi_latents.study import settings
 from helpers import families
+from helpers.families import recipe as edited
+from helpers.photos import PHOTOS
 
-PHOTO = Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg"
 PIPELINES = {
     "stable-diffusion": diffusers.StableDiffusionImg2ImgPipeline,
     "stable-diffusion-2": diffusers.StableDiffusionImg2ImgPipeline,
@@ -36,33 +40,24 @@ CHANNELS = {"stable-diffusion-3": 16, "flux": 16}
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory) -> Path:
-    diffusion.same_bits()
-    return tmp_path_factory.mktemp("families")
+def pipelines(checkpoints) -> Callable[[str], diffusers.DiffusionPipeline]:
+    """Loads a family's own pipeline, once each; `own` keeps its scheduler."""
+
+    def load(family: str) -> diffusers.DiffusionPipeline:
+        pipeline = PIPELINES[family].from_pretrained(families.model(family, checkpoints))
+        pipeline.own = pipeline.scheduler
+        return pipeline
+
+    return functools.cache(load)
 
 
-def edited(strength: float, **settings) -> dict:
-    return {
-        "image_size": [64, 96],
-        "resize": "crop",
-        "posterior": "sample",
-        "seed": 7,
-        "strength": strength,
-        "prompt": "a red circle",
-        "negative_prompt": "blue",
-        "guidance_scale": 5.0,
-        "num_inference_steps": 8,
-        "scheduler": "auto",
-        "version": 1,
-    } | settings
-
-
-def by_pipeline(folder: Path, kind: type, picture, recipe: dict, scheduler: str | None, output_type: str):
-    """What the family's pipeline makes of a picture by itself."""
-    pipeline = kind.from_pretrained(folder)
+def by_pipeline(pipeline, picture, recipe: dict, scheduler: str | None, output_type: str):
+    """What a family's pipeline makes of a picture by itself."""
+    kind = type(pipeline)
+    pipeline.scheduler = copy.deepcopy(pipeline.own)
     if scheduler:
         unclipped = {} if kind is diffusers.StableDiffusion3Img2ImgPipeline else {"clip_sample": False}
-        pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config, **unclipped)
+        pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.own.config, **unclipped)
     options = {
         "prompt": recipe["prompt"],
         "image": picture,
@@ -87,20 +82,18 @@ def by_pipeline(folder: Path, kind: type, picture, recipe: dict, scheduler: str 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("family", PIPELINES)
-def test_latent_and_picture_are_the_pipelines(checkpoints, family, strength, record_property):
-    folder = families.model(family, checkpoints)
-    model = diffusion.Model(folder)
+def test_latent_and_picture_are_the_pipelines(family_model, pipelines, family, strength, record_property):
+    model = family_model(family)
     recipe = edited(strength)
-    picture, _ = model.prepare(PHOTO, recipe)
+    picture, _ = model.prepare(PHOTOS[0], recipe)
     latent = model.latent(picture, recipe)
     decoded = model.decode(latent)
     if strength == 0:
         scale, unscale = SCALES[family]
-        kind = diffusers.AutoencoderTiny if "tiny" in family else diffusers.AutoencoderKL
-        vae = kind.from_pretrained(folder, subfolder="vae")
+        vae = pipelines(family).vae
         with torch.no_grad():
             encoding = vae.encode(VaeImageProcessor(8).preprocess(picture))
-            if kind is diffusers.AutoencoderTiny:
+            if "tiny" in family:
                 z = encoding.latents
             else:
                 z = encoding.latent_dist.sample(torch.Generator("cpu").manual_seed(7))
@@ -108,12 +101,12 @@ def test_latent_and_picture_are_the_pipelines(checkpoints, family, strength, rec
             shown = VaeImageProcessor(8).postprocess(vae.decode(unscale(expected)).sample)[0]
     else:
         scheduler = None if family in CHANNELS else "DDIMScheduler"
-        expected = by_pipeline(folder, PIPELINES[family], picture, recipe, scheduler, "latent")
-        shown = by_pipeline(folder, PIPELINES[family], picture, recipe, scheduler, "pil")
+        expected = by_pipeline(pipelines(family), picture, recipe, scheduler, "latent")
+        shown = by_pipeline(pipelines(family), picture, recipe, scheduler, "pil")
     difference = (latent - expected).abs().max().item()
     pixels = np.abs(np.asarray(decoded).astype(int) - np.asarray(shown)).max()
-    told = f"{f'{difference:.0e}' if difference else 'exact'} / {f'{pixels} of 255' if pixels else 'exact'}"
-    record_property("table", ("Latent / decoded picture against diffusers' pipeline", family, f"{strength}", told))
+    cell = f"{f'{difference:.0e}' if difference else 'exact'} / {f'{pixels} of 255' if pixels else 'exact'}"
+    record_property("table", ("Latent / decoded picture against diffusers' pipeline", family, f"{strength}", cell))
     assert latent.shape == (1, CHANNELS.get(family, 4), 8, 12)
     assert latent.dtype == torch.float32
     assert latent.std() > 0.05
@@ -144,70 +137,30 @@ SUITABLE = {
 }
 
 
-def test_all_schedulers_of_the_schema_are_tested():
-    import items
-
-    offered = set(items.schema()["properties"]["scheduler"]["enum"])
+def test_all_schedulers_of_the_config_are_tested():
+    offered = set(get_args(settings.Scheduler))
     assert offered == {"auto", *(name for names in SUITABLE.values() for name in names)}
-    assert offered > items.STOCHASTIC_SCHEDULERS
+    assert offered > set(get_args(settings.Stochastic))
 
 
 @pytest.mark.parametrize(
     ("family", "scheduler"), [(family, name) for family, names in SUITABLE.items() for name in names]
 )
-def test_each_scheduler_gives_the_pipelines_latent_again_and_again(checkpoints, family, scheduler):
-    folder = families.model(family, checkpoints)
-    model = diffusion.Model(folder)
+def test_each_scheduler_gives_the_pipelines_latent_again_and_again(family_model, pipelines, family, scheduler):
+    model = family_model(family)
     recipe = edited(0.5, scheduler=scheduler)
-    picture, _ = model.prepare(PHOTO, recipe)
+    picture, _ = model.prepare(PHOTOS[0], recipe)
     latent = model.latent(picture, recipe)
-    assert torch.equal(latent, by_pipeline(folder, PIPELINES[family], picture, recipe, scheduler, "latent"))
+    assert torch.equal(latent, by_pipeline(pipelines(family), picture, recipe, scheduler, "latent"))
     assert torch.equal(latent, model.latent(picture, recipe))
 
 
-@pytest.mark.parametrize("family", ["stable-diffusion-xl", "flux"])
-def test_threads_do_not_disturb_each_other(checkpoints, family):
-    """Tokenizers, schedulers and pipelines keep state; the resident uses one model from several threads."""
-    model = diffusion.Model(families.model(family, checkpoints))
-    recipes = [edited(strength, seed=seed, prompt=f"{seed}") for seed, strength in enumerate([0.3, 0.6, 0.9, 1.0])]
-    picture, _ = model.prepare(PHOTO, recipes[0])
-    alone = [model.latent(picture, recipe) for recipe in recipes]
-    together = [None] * len(recipes)
-
-    def extract(number: int) -> None:
-        diffusion.same_bits()
-        together[number] = model.latent(picture, recipes[number])
-
-    threads = [threading.Thread(target=extract, args=(number,)) for number in range(len(recipes))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
-
-
-@pytest.mark.parametrize("family", ["stable-diffusion", "stable-diffusion-3"])
-def test_without_guidance_there_is_no_second_pass(checkpoints, family):
-    model = diffusion.Model(families.model(family, checkpoints))
-    batches = []
-    denoiser = model._loaded.unet if family == "stable-diffusion" else model._loaded.transformer
-    denoiser.register_forward_pre_hook(
-        lambda _, args, kwargs: batches.append(len(args[0] if args else kwargs["hidden_states"])), with_kwargs=True
-    )
-    for guidance, expected in ((5.0, 2), (1.0, 1), (0.0, 1)):
-        recipe = edited(0.5, guidance_scale=guidance)
-        picture, _ = model.prepare(PHOTO, recipe)
-        batches.clear()
-        model.latent(picture, recipe)
-        assert set(batches) == {expected}
-
-
 def test_an_autoencoder_of_factor_32_gives_its_latent_and_refuses_to_be_edited(checkpoints):
-    """At strength 0 any autoencoder will do; a UNet for other latents cannot use it."""
+    """At strength 0 any autoencoder works; a UNet for other latents cannot use it."""
     families.autoencoder_dc(checkpoints / "dc")
-    model = diffusion.Model(families.model("stable-diffusion", checkpoints), vae_folder=checkpoints / "dc")
+    model = Model(families.model("stable-diffusion", checkpoints), vae_folder=checkpoints / "dc")
     recipe = edited(0.0)
-    picture, _ = model.prepare(PHOTO, recipe)
+    picture, _ = model.prepare(PHOTOS[0], recipe)
     latent = model.latent(picture, recipe)
     vae = diffusers.AutoencoderDC.from_pretrained(checkpoints / "dc")
     with torch.no_grad():
@@ -216,22 +169,20 @@ def test_an_autoencoder_of_factor_32_gives_its_latent_and_refuses_to_be_edited(c
     assert latent.shape == (1, 8, 2, 3)
     assert torch.equal(latent, expected)
     assert np.array_equal(np.asarray(model.decode(latent)), np.asarray(shown))
-    with pytest.raises(
-        diffusion.ItemError, match="have 8 channels, but the model takes 4: with this vae_id only strength 0"
-    ):
+    with pytest.raises(ItemError, match="have 8 channels, but the model takes 4: with this vae_id only strength 0"):
         model.latent(picture, edited(0.5))
 
 
 def test_another_vae_takes_the_place_of_the_models(checkpoints, tmp_path):
-    """For a part of XL's autoencoders, mean and deviation of each channel say the scale."""
+    """For some of XL's autoencoders, mean and deviation of each channel are the scale."""
     folder = families.model("stable-diffusion-xl", checkpoints)
     vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae")
     vae.register_to_config(latents_mean=[-1.6, 1.1, 2.5, 3.0], latents_std=[8.4, 5.9, 8.7, 7.5], scaling_factor=0.5)
     vae.save_pretrained(tmp_path / "vae")
-    model = diffusion.Model(folder, vae_folder=tmp_path / "vae")
+    model = Model(folder, vae_folder=tmp_path / "vae")
     for strength in (0.0, 0.5):
         recipe = edited(strength)
-        picture, _ = model.prepare(PHOTO, recipe)
+        picture, _ = model.prepare(PHOTOS[0], recipe)
         latent = model.latent(picture, recipe)
         if strength:
             pipeline = diffusers.StableDiffusionXLImg2ImgPipeline.from_pretrained(folder, vae=vae)
@@ -250,53 +201,3 @@ def test_another_vae_takes_the_place_of_the_models(checkpoints, tmp_path):
             mean, std = (torch.tensor(vae.config[name]).view(1, 4, 1, 1) for name in ("latents_mean", "latents_std"))
             expected = (z - mean) * 0.5 / std
         assert torch.equal(latent, expected)
-
-
-@pytest.mark.parametrize(
-    ("family", "settings", "told"),
-    [
-        ("stable-diffusion-3", {"image_size": 72}, "multiples of 16"),
-        ("stable-diffusion-3", {"scheduler": "DDIMScheduler"}, "does not suit this model, trained with flow matching"),
-        ("stable-diffusion", {"scheduler": "FlowMatchEulerDiscreteScheduler"}, "trained with a beta schedule"),
-    ],
-)
-def test_what_does_not_suit_the_model_is_refused(checkpoints, family, settings, told):
-    model = diffusion.Model(families.model(family, checkpoints))
-    recipe = edited(0.5, **settings)
-    with pytest.raises(diffusion.ItemError, match=told):
-        model.latent(model.prepare(PHOTO, recipe)[0], recipe)
-
-
-def test_a_model_whose_settings_add_noise_in_each_step_is_refused(tmp_path):
-    families.stable_diffusion(tmp_path)
-    file = tmp_path / "scheduler/scheduler_config.json"
-    file.write_text(file.read_text().replace("{", '{"algorithm_type": "sde-dpmsolver++", ', 1))
-    model = diffusion.Model(tmp_path)
-    recipe = edited(0.5, scheduler="DPMSolverMultistepScheduler")
-    with pytest.raises(diffusion.ItemError, match="draw noise in each step"):
-        model.latent(model.prepare(PHOTO, recipe)[0], recipe)
-
-
-@pytest.mark.parametrize(
-    ("family", "told"),
-    [
-        ("stable-diffusion", {"prompt cut: tokenizer reads 77 of its 202 tokens"}),
-        (
-            "stable-diffusion-xl",
-            {f"prompt cut: {name} reads 77 of its 202 tokens" for name in ("tokenizer", "tokenizer_2")},
-        ),
-        (
-            "flux",
-            {
-                "prompt cut: tokenizer reads 77 of its 202 tokens",
-                "prompt cut: tokenizer_2 reads 512 of its 801 tokens",
-                "this model uses no negative prompt",
-            },
-        ),
-    ],
-)
-def test_what_a_model_does_not_read_of_the_prompts_is_told(checkpoints, family, told):
-    model = diffusion.Model(families.model(family, checkpoints))
-    assert set(model.prompt_notes(edited(0.5, prompt="red " * 200))) == told
-    assert model.prompt_notes(edited(0.0, prompt="red " * 200)) == []
-    assert not any("cut" in note for note in model.prompt_notes(edited(0.5)))

@@ -192,6 +192,23 @@ def model(family: str, folder: Path) -> Path:
     return path
 
 
+def recipe(strength: float, **settings) -> dict:
+    """A recipe for pictures of 96 x 64 pixels."""
+    return {
+        "image_size": [64, 96],
+        "resize": "crop",
+        "posterior": "sample",
+        "seed": 7,
+        "strength": strength,
+        "prompt": "a red circle",
+        "negative_prompt": "blue",
+        "guidance_scale": 5.0,
+        "num_inference_steps": 8,
+        "scheduler": "auto",
+        "version": 1,
+    } | settings
+
+
 def single_file(folder: Path, path: Path) -> Path:
     """Save a model of Stable Diffusion 1.5's shape as one checkpoint, with its authors' names of the weights."""
     weights = {}
