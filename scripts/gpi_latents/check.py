@@ -18,19 +18,18 @@ from gpi_latents.files import file_problems
 from gpi_latents.plan import read_plan
 
 
-def bad_pictures(sheet: pd.DataFrame, threads: int) -> pd.DataFrame:
-    """Open all pictures of a sheet.
+def bad_pictures(plan: pd.DataFrame, threads: int) -> pd.DataFrame:
+    """Open all pictures of a plan.
 
     Args:
-        sheet: as `items.read_items` returns it.
+        plan: as `read_plan` returns it.
         threads: pictures that are opened at the same time; each takes the memory of its pixels.
 
     Returns:
         One line per item whose picture cannot be read: `row` in the sheet (its header is row 1), `id`, `image`,
         `reason`.
     """
-
-    images = sheet["image"].unique()
+    images = plan["image"].unique()
     no_files = file_problems(images)
 
     def problem(image: str) -> str:
@@ -44,8 +43,9 @@ def bad_pictures(sheet: pd.DataFrame, threads: int) -> pd.DataFrame:
 
     with _silent_libraries(), ThreadPoolExecutor(threads) as pool:
         problems = dict(zip(images, pool.map(problem, images), strict=True))
-    table = sheet[["id", "image"]].assign(reason=[problems[image] for image in sheet["image"]])
-    return table[table["reason"] != ""].rename_axis("row").reset_index()
+    table = plan[["sheet_row", "id", "image"]].rename(columns={"sheet_row": "row"})
+    table["reason"] = [problems[image] for image in plan["image"]]
+    return table[table["reason"] != ""]
 
 
 @contextmanager

@@ -88,14 +88,17 @@ def file_problems(paths: Iterable[str]) -> dict[str, str]:
     return problems
 
 
-def future_files(folders: Iterable[str | Path]) -> list[str]:
-    """Files in the folders that are dated in the future, since this machine's clock was set back."""
+def future_files(places: Iterable[str]) -> list[str]:
+    """Those of the places, and of the files in those that are folders, that are dated in the future."""
     latest = time.time() + CLOCK_TOLERANCE
     found = []
-    for folder in folders:
-        with contextlib.suppress(OSError), os.scandir(folder) as entries:
-            found += [entry.path for entry in entries if entry.is_file() and entry.stat().st_mtime > latest]
-    return sorted(found)
+    for place in places:
+        if os.path.isfile(place):
+            found += [place] if os.stat(place).st_mtime > latest else []
+        else:
+            with contextlib.suppress(OSError), os.scandir(place) as entries:
+                found += [entry.path for entry in entries if entry.is_file() and entry.stat().st_mtime > latest]
+    return sorted(set(found))
 
 
 def _no_file(path: str) -> str:

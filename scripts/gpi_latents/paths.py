@@ -20,6 +20,7 @@ REPORT = "results/report.html"
 CHECK = "results/check.csv"
 FAILED = "logs/failed.csv"
 PLANS = ".snakemake/gpi-latents"
+FOLDERS = ["results", "results/checksums", "results/report"]  # besides those that the config chooses
 
 BLOCK = 100  # latents whose checksums are in one file
 

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import glob
 import os
+import shlex
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,18 +20,22 @@ from gpi_latents.files import future_files, missing_files, read_text
 
 
 def check_dates(config: Mapping[str, Any]) -> None:
-    """Refuse results that are dated in the future: an input that changes now would not be newer than they are.
+    """Refuse results that are dated in the future: an input that is edited now would not be newer than they are.
 
     Raises:
-        InputError: with the command that mends it.
+        InputError: with a command that repairs the dates.
     """
-    folders = ["results", "results/checksums", "results/report", *result_folders(config)]
-    if found := future_files(dict.fromkeys(folders)):
-        raise InputError(
-            f"{len(found)} of the results are dated in the future, such as {found[0]}: this machine's clock was set "
-            f"back. Give them today's date (in {os.getcwd()}):\n"
-            f"  touch .now && find {' '.join(dict.fromkeys(map(_top, folders)))} -newer .now -exec touch -r .now {{}} +"
-        )
+    places = [*paths.FOLDERS, config["output_hidden_dir"], config["output_image_dir"], config["stacked"]]
+    places = [place for place in dict.fromkeys(places) if place and os.path.exists(place)]
+    if not (found := future_files(places)):
+        return
+    # All get one time, so that none becomes newer than what was made from it.
+    searched = [f"./{place}" for place in places if not place.startswith("results/")]
+    raise InputError(
+        f"{len(found)} of the results are dated in the future, such as {found[0]}: this machine's clock was set back. "
+        f"Give them today's date by this command (in {os.getcwd()}):\n"
+        f"  touch .now && find -L {shlex.join(searched)} -newer .now -exec touch -r .now {{}} + && rm .now"
+    )
 
 
 def check_writable(config: Mapping[str, Any]) -> None:
@@ -39,7 +44,8 @@ def check_writable(config: Mapping[str, Any]) -> None:
     Raises:
         InputError: a folder that cannot be written, and why.
     """
-    for folder in [*result_folders(config), "results", "logs"]:
+    chosen = [config["output_hidden_dir"], config["output_image_dir"], os.path.dirname(config["stacked"])]
+    for folder in filter(None, [*chosen, "results", "logs"]):
         existing = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
         try:
             with tempfile.TemporaryFile(dir=existing):
@@ -69,12 +75,6 @@ def lock_run() -> None:
         pass  # the disk has no locks; Snakemake's own must do
 
 
-def result_folders(config: Mapping[str, Any]) -> list[str]:
-    """The folders of results that the config chooses."""
-    chosen = [config["output_hidden_dir"], config["output_image_dir"], os.path.dirname(config["stacked"])]
-    return [folder for folder in chosen if folder]
-
-
 def lost_results(config: Mapping[str, Any], ids: Iterable[str], checksums: Iterable[str]) -> list[str]:
     """Files that are missing although what was made from them exists, which Snakemake does not ask for by itself.
 
@@ -93,7 +93,7 @@ def lost_results(config: Mapping[str, Any], ids: Iterable[str], checksums: Itera
     missing = missing_files(latents.values())
     lost = [path for item_id, path in latents.items() if path in missing and blocks[item_id] in made]
     if config["output_image_dir"]:
-        pictures = {f"{paths.picture_path(config, item_id)}": path for item_id, path in latents.items()}
+        pictures = {str(paths.picture_path(config, item_id)): path for item_id, path in latents.items()}
         lost += sorted(path for path in missing_files(pictures) if pictures[path] not in missing)
     return lost
 
@@ -125,7 +125,9 @@ def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
         A text for the user: the failed items by row and id with the reasons (the first 20; all are in
         `paths.FAILED`), and how many were not reached; if no item failed, the log of the rule that did.
     """
-    missing = sheet.loc[[not os.path.exists(paths.latent_path(config, item_id)) for item_id in sheet["id"]]]
+    latents = [paths.latent_path(config, item_id) for item_id in sheet["id"]]
+    lost = missing_files(latents)
+    missing = sheet.loc[[path in lost for path in latents]]
     failed = missing[["id", "image"]].assign(reason=[joblog.failure(paths.item_log(each)) for each in missing["id"]])
     failed = failed[failed["reason"] != ""]
     texts = []
@@ -157,7 +159,3 @@ def cut_prompts(sheet: pd.DataFrame) -> str:
         if finished := joblog.read(paths.item_log(item_id)):
             lines += [f"row {row}, {item_id}: {note}" for note in finished.notes if " cut: " in note]
     return bulleted("Prompts too long for the model:", lines) if lines else ""
-
-
-def _top(folder: str) -> str:
-    return Path(folder).parts[0]

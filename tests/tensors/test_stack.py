@@ -144,6 +144,7 @@ def test_a_missing_plan_and_a_damaged_model_are_named(planned):
         run_stack(plan)
 
 
+@pytest.mark.fault("kill")
 def test_a_kill_at_any_write_never_lets_tensor_and_table_disagree(planned):
     """The second run stacks other values; its process ends at its first, second, ... change of a file."""
     plan, _ = planned

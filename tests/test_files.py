@@ -1,0 +1,135 @@
+"""Whole files or none, and clear words for what cannot be used as input."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from gpi_latents.files import (
+    CLOCK_TOLERANCE,
+    existing_files,
+    file_problems,
+    future_files,
+    missing_files,
+    read_text,
+    remove_files,
+    write_whole,
+)
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
+    for content in (b"one", b"another"):
+        write_whole("a.json", content)
+        assert Path("a.json").read_bytes() == content
+    assert os.listdir() == ["a.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(monkeypatch):
+    write_whole("a.json", b"old")
+
+    def half(path: Path, content: bytes) -> None:
+        with open(path, "wb") as file:
+            file.write(content[:1])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match=r"^a\.json cannot be written: No space left on device$"):
+        write_whole("a.json", b"new")
+    assert Path("a.json").read_bytes() == b"old"
+    assert os.listdir() == ["a.json"]
+
+
+def test_what_a_killed_process_leaves_is_overwritten_by_the_next_and_jobs_of_slurm_do_not_share_it(monkeypatch):
+    used = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: used.append(path.name) or replace(path, target))
+    for job in (None, None, "7", "8"):
+        if job:
+            monkeypatch.setenv("SLURM_JOB_ID", job)
+        write_whole("a.pt", b"x")
+    assert used[0] == used[1]
+    assert len(set(used)) == 3
+
+
+@pytest.mark.fault("disk")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_and_a_read_only_one_are_clear_errors():
+    os.mkdir("disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "disk"], check=True)
+    try:
+        with pytest.raises(OSError, match=r"^disk/a cannot be written: No space left on device$"):
+            write_whole("disk/a", bytes(10**5))
+        assert os.listdir("disk") == []
+        subprocess.run(["mount", "-o", "remount,ro", "disk"], check=True)
+        with pytest.raises(OSError, match=r"^disk/a cannot be written: Read-only file system$"):
+            write_whole("disk/a", b"x")
+    finally:
+        subprocess.run(["umount", "-l", "disk"], check=True)
+
+
+def test_reading_and_removing_do_without_the_file():
+    Path("log").write_bytes(b" two\nlines \xff\n")
+    assert read_text("log") == "two\nlines \N{REPLACEMENT CHARACTER}"
+    remove_files(["log", "missing"])
+    assert read_text("log") == ""
+    assert not Path("log").exists()
+
+
+def make_strange_files() -> None:
+    Path("file").touch()
+    Path("folder").mkdir()
+    Path("folder/inner").touch()
+    Path("link").symlink_to("folder/inner")
+    Path("broken").symlink_to("nowhere")
+    Path("loop").symlink_to("loop")
+    os.mkfifo("pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+
+
+def test_files_are_told_from_all_else():
+    make_strange_files()
+    files = ["file", "folder/inner", "link", "./file"]
+    others = ["folder", "broken", "loop", "pipe", "socket", "missing", "folder/missing", "nowhere/missing"]
+    assert list(existing_files([*others, *files])) == files
+    assert missing_files([*others, *files]) == set(others)
+
+
+def test_each_path_that_is_no_file_gets_its_reason():
+    make_strange_files()
+    here = f"(looked from {os.getcwd()})"
+    expected = {
+        "folder": f"no such file: 'folder' is a folder {here}",
+        "broken": "'broken' is a link to 'nowhere', which does not exist",
+        "loop": f"'loop' cannot be accessed: Too many levels of symbolic links {here}",
+        "pipe": "'pipe' is not a regular file (but a pipe, a socket or a device)",
+        "socket": "'socket' is not a regular file (but a pipe, a socket or a device)",
+        "/dev/null": "'/dev/null' is not a regular file (but a pipe, a socket or a device)",
+        "missing": f"no such file: 'missing' {here}",
+        "nowhere/missing": f"no such file: 'nowhere/missing' {here}",
+    }
+    assert file_problems(["file", "link", "folder/inner", *expected]) == expected
+
+
+def test_dates_in_the_future_are_found_beyond_what_two_clocks_may_differ():
+    Path("folder/inner").mkdir(parents=True)
+    now = time.time()
+    for name, ahead in {"old": -9e8, "tolerated": CLOCK_TOLERANCE / 2, "ahead": 3600, "inner/below": 3600}.items():
+        Path("folder", name).touch()
+        os.utime(f"folder/{name}", (now + ahead, now + ahead))
+    assert future_files(["folder", "missing", "folder/old", "folder/ahead"]) == ["folder/ahead"]
+    assert future_files(["folder/inner", "folder"]) == ["folder/ahead", "folder/inner/below"]
+    (problem,) = file_problems(f"folder/{name}" for name in ("old", "tolerated", "ahead")).values()
+    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + 3600))
+    assert problem.startswith(f"'folder/ahead' is dated in the future ({date}), so nothing could be newer: give it")
+    subprocess.run(["touch", "folder/ahead"], check=True)
+    assert file_problems(["folder/ahead"]) == {}
