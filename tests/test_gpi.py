@@ -1,4 +1,4 @@
-"""From the results to the arrays of `gpi_pack`: aligned, checked against each other, and with plain refusals."""
+"""From the results to the arrays of `gpi_pack`: aligned, checked against each other, and refused in plain words."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import shutil
 import subprocess
 import sys
 
-import diffusion
-import gpi
 import numpy as np
 import pandas as pd
 import pytest
-import stack
 import torch
+from gpi_latents import gpi
+from gpi_latents.errors import DataError, TensorError
+from gpi_latents.tensors.latent_file import latent_bytes
+from gpi_latents.tensors.stack import stack
 from helpers.gpi_pack_import import import_gpi_pack
-from helpers.study import ROOT, Study
+from helpers.study import Study
 
 SHEET = pd.DataFrame(
     {
@@ -40,14 +41,14 @@ def results(tmp_path):
 
 def make_results(folder, stacked="results/latents.pt", sheet=SHEET):
     (folder / "hidden").mkdir(parents=True)
-    paths = [str(folder / f"hidden/hidden_{item_id}.pt") for item_id in sheet["id"]]
-    for item_id, path in zip(sheet["id"], paths, strict=True):
+    paths = {item_id: folder / f"hidden/hidden_{item_id}.pt" for item_id in sheet["id"]}
+    for item_id, path in paths.items():
         number = float(list(SHEET["id"]).index(item_id))
         latent = torch.full((1, 4, 2, 3), number) + torch.arange(24).reshape(1, 4, 2, 3) / 100
-        diffusion.write_whole(path, diffusion.latent_bytes(latent))
+        path.write_bytes(latent_bytes(latent))
     target = folder.parent / stacked
     target.parent.mkdir(exist_ok=True)
-    digests = stack.stack(paths, list(sheet["id"]), target, {})
+    digests = stack(paths, target, {}, [""] * len(paths))
     sheet.assign(sha256=digests).to_csv(folder / "index.csv", index=False)
     (folder / "provenance.json").write_text(json.dumps({"config": {"stacked": stacked}}))
     return folder
@@ -97,9 +98,9 @@ def test_arrays_flat_in_another_order_and_without_covariates(results):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        ({}, "outcome 'outcome' is no number in 2 of 6 rows: empty in row 3 (kim); 'n/a' in row 4 (lee)"),
+        ({}, "outcome 'outcome' is not a number in 2 of 6 rows: empty in row 3 (kim); 'n/a' in row 4 (lee)"),
         ({"query": "strength == 0"}, "in 1 of 4 rows: empty in row 3 (kim)"),
         ({"outcome": "price"}, "no column 'price' for the outcome. Its columns: row, id"),
         (
@@ -109,24 +110,24 @@ def test_arrays_flat_in_another_order_and_without_covariates(results):
         ({"outcome": "size", "query": "treatment == 1"}, "'treatment' is 1 in all 3 rows"),
         ({"outcome": "size", "query": "strength == 9"}, "chooses none of the 6 rows"),
         ({"outcome": "size", "query": "strenth == 0"}, "The query 'strenth == 0' does not work"),
-        ({"outcome": "size", "covariates": ["outcome"]}, "covariate 'outcome' is no number in 2 of 6 rows"),
+        ({"outcome": "size", "covariates": ["outcome"]}, "covariate 'outcome' is not a number in 2 of 6 rows"),
     ],
 )
-def test_what_cannot_be_estimated_from_is_refused_with_its_rows(results, arguments, told):
-    with pytest.raises(gpi.DataError) as caught:
+def test_what_cannot_be_estimated_from_is_refused_with_its_rows(results, arguments, message):
+    with pytest.raises(DataError) as caught:
         gpi.arrays(*gpi.load(results), **{"outcome": "outcome", "treatment": "treatment", **arguments})
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_missing_treatment_is_refused(results):
     edit(results, lambda index: index.assign(treatment=["0", "1", "", "1", "0", " "]))
-    with pytest.raises(gpi.DataError, match=r"treatment 'treatment' is no number in 2 .*empty in row 2 \(eve\)"):
+    with pytest.raises(DataError, match=r"treatment 'treatment' is not a number in 2 .*empty in row 2 \(eve\)"):
         gpi.arrays(*gpi.load(results), "size", "treatment")
 
 
 def test_a_part_of_the_table_is_no_table_of_all_latents(results):
     R, index = gpi.load(results)
-    with pytest.raises(gpi.DataError, match="choose rows by query"):
+    with pytest.raises(DataError, match="choose rows by query"):
         gpi.arrays(R[2:], index[2:], "size", "treatment")
 
 
@@ -136,7 +137,7 @@ def edit(results, change):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda index: index[::-1], "no longer in their order"),
         (lambda index: index[::-1].assign(row=range(6)), r"6 of 6 latents are not those .*\(row 0, mia; row 1, lee"),
@@ -145,16 +146,16 @@ def edit(results, change):
         (lambda index: index.drop(columns="sha256"), "no column 'sha256'"),
     ],
 )
-def test_a_changed_index_table_is_caught(results, change, told):
+def test_a_changed_index_table_is_caught(results, change, message):
     edit(results, change)
-    with pytest.raises(gpi.DataError, match=told):
+    with pytest.raises(DataError, match=message):
         gpi.load(results)
 
 
 def test_a_tensor_of_another_run_is_caught(tmp_path, results):
     other = make_results(tmp_path / "other/results", sheet=SHEET[::-1].assign(row=range(6)))
     shutil.copy(other / "latents.pt", results)
-    with pytest.raises(gpi.DataError, match="6 of 6 latents are not those"):
+    with pytest.raises(DataError, match="6 of 6 latents are not those"):
         gpi.load(results)
     assert len(gpi.load(results, check=False)[0]) == 6
 
@@ -162,16 +163,33 @@ def test_a_tensor_of_another_run_is_caught(tmp_path, results):
 @pytest.mark.parametrize("missing", ["index.csv", "latents.pt"])
 def test_missing_files_are_named(results, missing):
     (results / missing).unlink()
-    with pytest.raises(gpi.DataError, match=rf"{missing} is missing: run snakemake"):
+    with pytest.raises(DataError, match=rf"{missing} is missing: run snakemake"):
         gpi.load(results)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "message"),
+    [
+        ("provenance.json", "{", DataError, r"provenance\.json is damaged: delete it"),
+        ("provenance.json", "[1]", DataError, r"provenance\.json is damaged: delete it"),
+        ("index.csv", "", DataError, r"index\.csv is not an index table of this workflow"),
+        ("latents.pt", "no tensor", TensorError, r"latents\.pt is not a tensor of this workflow"),
+    ],
+)
+def test_damaged_files_are_named(results, name, content, kind, message):
+    (results / name).write_text(content)
+    with pytest.raises(kind, match=message):
+        gpi.load(results)
+    assert issubclass(kind, DataError)
+    assert issubclass(kind, ValueError)
 
 
 def test_a_stale_file_of_one_item_is_caught(results):
     _, index = gpi.load(results)
-    path = results / "hidden/hidden_eve.pt"
-    diffusion.write_whole(path, diffusion.latent_bytes(torch.zeros(1, 4, 2, 3)))
-    read = import_gpi_pack().load_hiddens(str(results / "hidden"), list(index["id"]), "hidden_")
-    with pytest.raises(gpi.DataError, match=r"1 of 6 latents .*\(row 2, eve\)"):
+    (results / "hidden/hidden_eve.pt").write_bytes(latent_bytes(torch.zeros(1, 4, 2, 3)))
+    files = [results / f"hidden/hidden_{item_id}.pt" for item_id in index["id"]]
+    read = torch.cat([torch.load(file, weights_only=True) for file in files]).numpy()
+    with pytest.raises(DataError, match=r"1 of 6 latents .*\(row 2, eve\)"):
         gpi.check_digests(read, index)
 
 
@@ -201,6 +219,8 @@ def test_a_shuffled_sheet_and_a_removed_row_leave_each_outcome_with_its_latent(s
         assert np.array_equal(latent, latents[outcome])
 
 
-def test_loading_imports_no_torch():
-    command = "import gpi, sys; assert not {'torch', 'gpi_pack'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", command], cwd=ROOT / "scripts", check=True)
+def test_loading_imports_no_torch(results):
+    command = (
+        "import sys, gpi_latents; gpi_latents.load(sys.argv[1]); assert not {'torch', 'gpi_pack'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", command, results], cwd="/", check=True)
