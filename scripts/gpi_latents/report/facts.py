@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from gpi_latents import paths
-from gpi_latents.report import measures
+from gpi_latents.core.pictures import open_picture
+from gpi_latents.errors import ItemError
+from gpi_latents.report import measures, style
 from gpi_latents.report.measures import Pair
 
 NAMED = 10  # worst items, outliers, pairs and so on that are named
@@ -42,6 +44,13 @@ class Results:
         """An item's two pictures, if pictures are decoded; raises ItemError as `measures.pair` does."""
         item = self.index.iloc[row]
         return measures.pair(self.config, item["image"], str(paths.picture_path(self.config, item["id"])))
+
+    def input(self, row: int) -> str | None:
+        """A thumbnail of an item's picture; None if it cannot be read."""
+        try:
+            return style.thumbnail(open_picture(self.index["image"].iloc[row])[0])
+        except ItemError:
+            return None
 
     def item_label(self, row: int) -> dict[str, Any]:
         """What names an item in a table."""

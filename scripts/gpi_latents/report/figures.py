@@ -35,9 +35,7 @@ def draw(name: str, plan: Path, index: Path, picture: Path, facts_file: Path) ->
     Args:
         name: one of `FIGURES`.
         plan: folder with the plan of the run.
-        index: the index table.
-        picture: the PNG file.
-        facts_file: the JSON file.
+        index, picture, facts_file: the index table, the PNG file and the JSON file.
 
     Returns:
         A text for the log.

@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gpi_latents import joblog, paths
-from gpi_latents.core.pictures import open_picture
-from gpi_latents.errors import InputError, ItemError
+from gpi_latents.errors import InputError
 from gpi_latents.report import measures, style
 from gpi_latents.report.facts import NAMED, Results
 from gpi_latents.tensors.tensor_file import open_latents
@@ -81,13 +80,7 @@ def color_groups(column: pd.Series) -> tuple[str, list[Group]]:
 
 
 def draw_map(found: measures.Map, cells: pd.Series | None, groups: list[Group]) -> Figure:
-    """A dot per item, and the shares of the variance.
-
-    Args:
-        found: the principal components.
-        cells: the column that colours the dots, if there is one.
-        groups: how the items are coloured; empty if the cells are numbers.
-    """
+    """A dot per item, coloured by groups or, if there are none, by the numbers in a column's cells."""
     figure = style.new_figure(4.6)
     axes, scree = figure.subplots(1, 2, width_ratios=[3, 1])
     x = found.scores[:, 0]
@@ -96,7 +89,7 @@ def draw_map(found: measures.Map, cells: pd.Series | None, groups: list[Group]) 
     axes.set_ylabel(f"2nd ({found.shares[1]:.0%})" if len(found.shares) > 1 else "there is no 2nd")
     axes.margins(0.06)
     size = style.dot_size(len(x))
-    hollow = {"facecolors": "none", "edgecolors": style.GREY, "linewidths": 0.7}
+    hollow: dict[str, Any] = {"facecolors": "none", "edgecolors": style.GREY, "linewidths": 0.7}
     for number, group in enumerate(groups):
         color = style.GREY if group.kind == "others" else style.PALETTE[number % len(style.PALETTE)]
         looks = hollow if group.kind == "blank" else {"c": color, "linewidths": 0}
@@ -114,7 +107,8 @@ def draw_map(found: measures.Map, cells: pd.Series | None, groups: list[Group]) 
         drawn = axes.scatter(x[~blank], y[~blank], s=size, c=numbers[~blank], cmap="viridis", alpha=0.85, linewidths=0)
         bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.7, aspect=40, pad=0.02)
         bar.set_label(style.cut(str(cells.name), 60) + (f" (hollow: {blank.sum()} blank)" if blank.any() else ""))
-        bar.solids.set_alpha(1)
+        if bar.solids is not None:
+            bar.solids.set_alpha(1)
     _draw_shares(scree, found.shares[:10])
     return figure
 
@@ -162,12 +156,7 @@ def channel_values(results: Results) -> tuple[Figure, dict[str, Any]]:
 
 
 def draw_values(found: measures.Values, outlying: dict[str, np.ndarray]) -> Figure:
-    """A histogram per channel, and a dot per item for its mean and its spread.
-
-    Args:
-        found: the values.
-        outlying: bool (N, C), for `mean` and `spread`.
-    """
+    """A histogram per channel, and a dot per item for its mean and its spread; `outlying` is bool (N, C) of each."""
     channels = found.means.shape[1]
     figure = style.new_figure(1.3 + 0.5 * channels)
     panels = figure.subplots(1, 3, sharey=True, width_ratios=[2, 1, 1])
@@ -215,11 +204,7 @@ def duplicates(results: Results) -> tuple[Figure, dict[str, Any]]:
         "near": int((differ & (found.distances < measures.NEAR)).sum()),
         "below": measures.NEAR,
         "pairs": [
-            {
-                "distance": distance,
-                "items": [results.item_label(row) for row in rows],
-                "pictures": [_input(results, row) for row in rows],
-            }
+            {"distance": distance, "items": [*map(results.item_label, rows)], "pictures": [*map(results.input, rows)]}
             for rows, distance in pairs.items()
         ],
     }
@@ -233,42 +218,31 @@ def draw_distances(distances: np.ndarray) -> Figure:
     figure = style.new_figure(3.2)
     axes = figure.subplots()
     top, limit = 100 * max(1.0, float(distances.max())), 100 * measures.NEAR
-    axes.hist(100 * distances, bins=np.linspace(0, top, 61), color=style.SKY, edgecolor="white", linewidth=0.3)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.hist(100 * distances, bins=list(np.linspace(0, top, 61)), color=style.SKY, edgecolor="white", linewidth=0.3)
+    axes.locator_params(axis="y", integer=True)
     axes.axvline(limit, color=style.RED, linestyle="--", linewidth=1)
-    above = {"transform": axes.get_xaxis_transform(), "va": "bottom"}
+    above: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "va": "bottom"}
     axes.text(limit, 1.01, "left of this: near-duplicates", size=8, color=style.RED, **above)
     label = "distance of an item to its nearest other, in % of the typical distance between two items"
     axes.set(xlabel=label, ylabel="items", xlim=(0, top))
     return figure
 
 
-def _input(results: Results, row: int) -> str | None:
-    try:
-        return style.thumbnail(open_picture(results.index["image"].iloc[row])[0])
-    except ItemError:
-        return None
-
-
 def run_times(results: Results) -> tuple[Figure, dict[str, Any]]:
     """How long the items took, from their logs."""
     found = {row: joblog.read(paths.item_log(item_id)) for row, item_id in enumerate(results.index["id"])}
     known = {row: log for row, log in found.items() if log}
-    facts: dict[str, Any] = {
-        "of": len(found),
-        "known": len(known),
-        "devices": dict(Counter(log.device for log in known.values())),
-    }
+    devices = Counter(log.device for log in known.values())
+    facts: dict[str, Any] = {"of": len(found), "known": len(known), "devices": devices}
     if not known:
         return style.text_figure("No item's log has a run time."), facts
     seconds = np.array([log.seconds for log in known.values()])
-    slowest = sorted(known, key=lambda row: -known[row].seconds)[:5]
     facts |= {
         "median": float(np.median(seconds)),
         "total": float(seconds.sum()),
         "slowest": [
             results.item_label(row) | {"seconds": known[row].seconds, "whole": known[row].total_seconds}
-            for row in slowest
+            for row in sorted(known, key=lambda row: -known[row].seconds)[:5]
         ],
     }
     return draw_run_times(seconds, results.edited[list(known)]), facts
@@ -285,9 +259,9 @@ def draw_run_times(seconds: np.ndarray, edited: np.ndarray) -> Figure:
     kinds = [(seconds[~edited], style.SKY, "strength 0"), (seconds[edited], style.ORANGE, "edited")]
     groups, colors, names = zip(*(kind for kind in kinds if len(kind[0])), strict=True)
     labels = [f"{name} ({len(group):,})" for group, name in zip(groups, names, strict=True)]
-    axes.hist(groups, bins=bins, stacked=True, color=colors, label=labels, edgecolor="white", linewidth=0.3)
+    axes.hist(groups, bins=list(bins), stacked=True, color=colors, label=labels, edgecolor="white", linewidth=0.3)
     axes.set(xlabel="seconds of computing per item" + (" (logarithmic)" if wide else ""), ylabel="items")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="y", integer=True)
     if wide:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -209,8 +209,7 @@ def distances_from_median(table: np.ndarray, scale: float) -> np.ndarray:
     return apart / np.maximum(deviation, max(1e-3 * scale, 1e-12))
 
 
-@dataclass
-class Pair:
+class Pair(NamedTuple):
     """An input as the model saw it, and the decoded latent: pictures in mode RGB of one size."""
 
     seen: Image.Image
@@ -228,8 +227,7 @@ def pair(config: dict[str, Any], image: str, decoded: str | Path) -> Pair:
     Raises:
         ItemError: one is missing or damaged, or they are not of one size.
     """
-    other, _ = open_picture(decoded)
-    picture, _ = open_picture(os.path.normpath(image))
+    other, picture = open_picture(decoded)[0], open_picture(os.path.normpath(image))[0]
     size = (other.height, other.width)
     if config["resize"] == "contain":  # limits the longest side, by default to the model's native size
         size = (config["image_size"] or max(size),) * 2
@@ -252,10 +250,10 @@ def errors(pictures: Pair) -> tuple[float, float]:
     """
     from skimage.metrics import structural_similarity
 
-    seen, decoded = (np.asarray(picture, np.float32) for picture in (pictures.seen, pictures.decoded))
+    seen, decoded = (np.asarray(picture, np.float32) for picture in pictures)
     error = float(np.mean((seen - decoded) ** 2, dtype=np.float64))
     psnr = min(IDENTICAL, 10 * np.log10(255**2 / error)) if error else IDENTICAL
-    grey = [np.asarray(picture.convert("L"), np.float32) for picture in (pictures.seen, pictures.decoded)]
+    grey = [np.asarray(picture.convert("L"), np.float32) for picture in pictures]
     window = min(7, *grey[0].shape)
     ssim = structural_similarity(*grey, data_range=255, win_size=window - (window + 1) % 2)
     return float(psnr), float(ssim)

@@ -26,20 +26,17 @@ def contact_sheet(results: Results) -> tuple[Figure, dict[str, Any]]:
     kinds = [np.flatnonzero(results.edited), np.flatnonzero(~results.edited)]
     most = max(SHEET_ITEMS - min(map(len, kinds)), SHEET_ITEMS // 2)
     chosen = sorted(np.concatenate([kind[measures.evenly_spaced(len(kind), most)] for kind in kinds]))
-    entries, shown, unreadable = [], [], []
+    entries, shown = [], []
+    unreadable: list[dict[str, Any]] = []
     for label, pair in _pairs(results, chosen, unreadable):
-        shown.append(label | {"pictures": _thumbnails(pair)})
+        shown.append(label | {"pictures": [*map(style.thumbnail, pair)]})
         # Only small pictures are kept, so that memory does not grow with the size of the large ones.
-        entries.append((label, Pair(style.fitted(pair.seen, SHEET_SIDE), style.fitted(pair.decoded, SHEET_SIDE))))
+        entries.append((label, Pair(*(style.fitted(picture, SHEET_SIDE) for picture in pair))))
     return draw_sheet(entries), {"of": len(results.index), "shown": shown, "unreadable": unreadable}
 
 
 def draw_sheet(entries: list[tuple[dict[str, Any], Pair]]) -> Figure:
-    """A contact sheet.
-
-    Args:
-        entries: for each item its `Results.item_label` and its pictures.
-    """
+    """A contact sheet of items, each with its `Results.item_label` and its pictures."""
     if not entries:
         return style.text_figure("No pictures could be read.")
     side, gap, between, words, heading = SHEET_SIDE, 24, 4, 66, 46  # pixels
@@ -51,7 +48,7 @@ def draw_sheet(entries: list[tuple[dict[str, Any], Pair]]) -> Figure:
     for number, (label, pictures) in enumerate(entries):
         left = number % SHEET_COLUMNS * (2 * side + between + gap)
         top = heading + number // SHEET_COLUMNS * (side + words)
-        for place, picture in enumerate((pictures.seen, pictures.decoded)):
+        for place, picture in enumerate(pictures):
             small = style.fitted(picture, side)
             x = left + place * (side + between) + (side - small.width) // 2
             canvas.paste(small, (x, top + side - small.height))
@@ -68,7 +65,8 @@ def draw_sheet(entries: list[tuple[dict[str, Any], Pair]]) -> Figure:
 
 def reconstruction(results: Results) -> tuple[Figure, dict[str, Any]]:
     """How far the decoded pictures are from the inputs."""
-    measured, unreadable = [], []
+    measured = []
+    unreadable: list[dict[str, Any]] = []
     rows = measures.evenly_spaced(len(results.index), MEASURED)
     for label, pair in _pairs(results, rows, unreadable):
         psnr, ssim = measures.errors(pair)
@@ -79,7 +77,7 @@ def reconstruction(results: Results) -> tuple[Figure, dict[str, Any]]:
         "of": len(results.index),
         "measured": len(measured),
         "items": measured,
-        "worst": [one | {"pictures": _thumbnails(results.pair(one["row"]))} for one in still[:NAMED]],
+        "worst": [one | {"pictures": [*map(style.thumbnail, results.pair(one["row"]))]} for one in still[:NAMED]],
         "edited": edited,
         "unreadable": unreadable,
         "medians": {key: float(np.median([one[key] for one in still])) for key in ("psnr", "ssim")} if still else None,
@@ -88,12 +86,7 @@ def reconstruction(results: Results) -> tuple[Figure, dict[str, Any]]:
 
 
 def draw_reconstruction(still: list[dict[str, Any]], edited: list[dict[str, Any]]) -> Figure:
-    """A dot per item, the worst three with their names.
-
-    Args:
-        still: the items at strength 0, the worst first, each with its `id`, `psnr` and `ssim`.
-        edited: the others.
-    """
+    """A dot per item with its `psnr` and `ssim`; the first three at strength 0, the worst, with their `id`."""
     if not (still or edited):
         return style.text_figure("No pictures could be read.")
     figure = style.new_figure(4.2)
@@ -102,16 +95,16 @@ def draw_reconstruction(still: list[dict[str, Any]], edited: list[dict[str, Any]
         (still, style.BLUE, "o", "strength 0: error of the reconstruction"),
         (edited, style.ORANGE, "^", "edited: meant to differ"),
     ]
-    looks = {"s": style.dot_size(len(still) + len(edited)), "alpha": 0.75, "linewidths": 0}
+    looks: dict[str, Any] = {"s": style.dot_size(len(still) + len(edited)), "alpha": 0.75, "linewidths": 0}
     for group, color, marker, name in kinds:
         if group:
             points = [one["psnr"] for one in group], [one["ssim"] for one in group]
             axes.scatter(*points, c=color, marker=marker, label=f"{name} ({len(group)})", **looks)
     line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.5}
-    words = {"size": 7, "ha": "right", "va": "center", "textcoords": "offset points", "arrowprops": line}
+    words: dict[str, Any] = {"size": 7, "ha": "right", "va": "center", "textcoords": "offset points"}
     for number, one in enumerate(still[:3]):
         place = (-14, -14 - 20 * number)  # below one another, since the worst are often close together
-        axes.annotate(style.cut(one["id"], 24), (one["psnr"], one["ssim"]), place, **words)
+        axes.annotate(style.cut(one["id"], 24), (one["psnr"], one["ssim"]), place, arrowprops=line, **words)
     axes.set(xlabel="PSNR in dB (further right is closer to the input)", ylabel="SSIM (further up is closer)")
     axes.margins(x=0.12, y=0.1)
     axes.legend(loc="lower right")
@@ -128,7 +121,3 @@ def _pairs(results: Results, rows: Iterable[int], unreadable: list[dict[str, Any
             unreadable.append(label | {"reason": str(error)})
         else:
             yield label, pair
-
-
-def _thumbnails(pair: Pair) -> list[str]:
-    return [style.thumbnail(pair.seen), style.thumbnail(pair.decoded)]
