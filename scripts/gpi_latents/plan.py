@@ -9,6 +9,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,23 +30,26 @@ NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"  # a cell that is a number, ap
 
 
 def write_plan(config: Mapping[str, Any], table: pd.DataFrame) -> str:
-    """Write the plan, if it is not there.
+    """Write the plan, unless it exists.
 
     Args:
         config: as `settings.load_config` returns it.
         table: the `PLAN_COLUMNS`, then the index table without the latents' digests.
 
     Returns:
-        Its folder, named after what is in it.
+        Its folder, named after its content.
     """
     settings = canonical(config).encode()
     rows = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL).encode()
     folder = Path(paths.PLANS, hashlib.sha256(settings + rows).hexdigest()[:12])
-    with contextlib.suppress(OSError):  # a dry run in a folder that cannot be written
-        if not (folder / "plan.csv").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / "config.json", settings + b"\n")
-            write_whole(folder / "plan.csv", rows)
+    unfinished = Path(paths.PLANS, f".{folder.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # a dry run in a folder that cannot be written, or another run with this plan
+        if not folder.exists():
+            unfinished.mkdir(parents=True, exist_ok=True)
+            write_whole(unfinished / "config.json", settings + b"\n")
+            write_whole(unfinished / "plan.csv", rows)
+            unfinished.rename(folder)
+    shutil.rmtree(unfinished, ignore_errors=True)
     return str(folder)
 
 

@@ -44,12 +44,17 @@ def recipe(config: Mapping[str, Any], item: Any) -> dict[str, Any]:
 
 def recipe_digest(recipe: Mapping[str, Any]) -> str:
     """SHA-256 of a recipe, hexadecimal; each latent's file holds the one of the recipe that made it."""
-    return hashlib.sha256(canonical(recipe).encode()).hexdigest()
+    return text_digest(canonical(recipe))
 
 
 def canonical(value: Any) -> str:
     """JSON text that is the same for the same value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a text in UTF-8, hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def steps_problem(strength: float, steps: int) -> str:

@@ -1,187 +1,303 @@
-"""The config and the sheet's columns: type, range, default and meaning, each stated once."""
+"""The config's keys and the sheet's columns: type, range, default and meaning, each stated once."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import json
 import math
 import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from jsonschema import Draft202012Validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-from gpi_latents import paths
 from gpi_latents.errors import InputError, error_list
 from gpi_latents.files import file_problems
 from gpi_latents.model.family import family_problem, model_files, model_id_problem
-from gpi_latents.model.source import _pickle_problem
-from gpi_latents.recipe import steps_problem
+from gpi_latents.recipe import SETTINGS, steps_problem
+
+# Strict: true is no number, and 5 is no text. \Z and not $, which also matches before a newline at the end.
+RULES = ConfigDict(
+    strict=True, allow_inf_nan=False, extra="forbid", regex_engine="python-re", use_attribute_docstrings=True
+)
+BELOW_STUDY = r"^(?![/~])(?!(.*/)?\.\.?(/|$))[^{}\x00-\x1f]+"
+FILE_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z"
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 # These draw noise in each step, so that the latent depends on more than the noise that it started from.
-STOCHASTIC_SCHEDULERS = {
-    "DDPMScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "LCMScheduler",
-    "SASolverScheduler",
-    "TCDScheduler",
+Stochastic = Literal[
+    "DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "LCMScheduler",
+    "SASolverScheduler", "TCDScheduler",
+]  # fmt: skip
+Scheduler = Literal[
+    "auto", "DDIMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+    "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "PNDMScheduler",
+    "UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", Stochastic,
+]  # fmt: skip
+
+
+Pixels = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
+
+
+class Config(BaseModel):
+    """The keys of a study's config, each described by the text below it."""
+
+    model_config = RULES
+
+    items: str = Field("config/items.csv", min_length=1)
+    """The sheet, a CSV file with one row per item."""
+    model_id: str = Field("stable-diffusion-v1-5/stable-diffusion-v1-5", min_length=1)
+    """The diffusion model: `demo` (the small one in this repository), a folder in diffusers' layout, a Hugging Face id
+    such as `stable-diffusion-v1-5/stable-diffusion-v1-5`, or a checkpoint in one `.safetensors` file."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face model; null is its main branch."""
+    variant: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]+\Z")
+    """Which of a model's weights files are used, such as `fp16`; null means the plain ones."""
+    vae_id: str | None = Field(None, min_length=1)
+    """An autoencoder that replaces the model's own: a folder in diffusers' layout or a Hugging Face id such as
+    `stabilityai/sd-vae-ft-mse`; null keeps the model's own."""
+    allow_pickle: bool = False
+    """Whether weights that exist only as pickled files (`.bin`) are loaded. Such files can hold strangers' code, so by
+    default only safetensors are."""
+    cache_dir: str | None = None
+    """Folder for downloaded models; null is Hugging Face's own cache."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)\Z")
+    """Where the model runs: `auto` (every visible GPU, else the CPU), `cpu`, `cuda`, `cuda:0` or `mps`."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Number format of the model. The latents are always saved as float32. A VAE that asks for it (`force_upcast`)
+    stays in float32 when this is float16."""
+    image_size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = None
+    """Size in pixels that pictures get before they are encoded, one number or [height, width]; null is the model's
+    native size."""
+    resize: Literal["pad", "crop", "stretch", "contain"] = "pad"
+    """How a picture gets its `image_size`. `pad` keeps all of it and fills the rest with its mirrored borders; `crop`
+    cuts out the centre; `stretch` changes its proportions; `contain` is gpi_pack's rule: it only makes pictures
+    smaller, and their shapes may differ."""
+    posterior: Literal["sample", "mode"] = "sample"
+    """Whether the VAE's posterior is sampled with the item's seed, as gpi_pack does, or its mode is taken."""
+    scheduler: Scheduler = "auto"
+    """What removes the noise when strength is above 0, by its class in diffusers; `auto` is DDIMScheduler, or the
+    model's own if it was trained with flow matching (Stable Diffusion 3, FLUX.1)."""
+    allow_stochastic_scheduler: bool = False
+    """Whether the scheduler may draw noise in each step, as the ancestral ones do."""
+    strength: float = Field(0, ge=0, le=1)
+    """How far the picture is changed towards the prompt. 0 encodes it as it is, and the prompt has no effect; 1 starts
+    from pure noise. Above 0, strength times num_inference_steps must reach 1."""
+    num_inference_steps: int = Field(50, ge=1, le=999)  # Stable Diffusion has 1000 steps and begins at its second
+    """Denoising steps of a full run; about strength times this many are made."""
+    guidance_scale: float = Field(7.5, ge=0, le=1000)
+    """Weight of the prompt (classifier-free guidance); at 1 or below there is no second pass."""
+    negative_prompt: str | None = Field(None, max_length=10000)
+    """What the picture should not show."""
+    seed: int = Field(0, ge=0, le=2**64 - 1)
+    """Seed of the item's own random generator."""
+    output_hidden_dir: str = Field("results/hidden", pattern=BELOW_STUDY + r"\Z")
+    """Folder of the latents, one file per item, below the working directory."""
+    output_image_dir: str | None = Field("results/images", pattern=BELOW_STUDY + r"\Z")
+    """Folder of the decoded pictures, below the working directory; null decodes none."""
+    prefix_hidden: str = Field("hidden", pattern=FILE_NAME)
+    """Latents are named `{prefix_hidden}_{id}.pt`."""
+    save_name: str = Field("gen", pattern=FILE_NAME)
+    """Decoded pictures are named `{save_name}_{id}.png`."""
+    stacked: str = Field("results/latents.pt", pattern=BELOW_STUDY + r"\.(pt|npy|safetensors)\Z")
+    """The tensor of all latents, below the working directory; the suffix `.pt`, `.npy` or `.safetensors` chooses the
+    format."""
+    report: bool = True
+    """Whether `results/report.html` and its figures are made."""
+    report_color: str | None = Field(None, min_length=1)
+    """The column of the index table that colours the report's map of the latents; null is `treatment` if there is one,
+    else none."""
+    resident: bool = True
+    """Whether one process per node keeps the model loaded for all items. false loads it again for every item, which is
+    slow and gives the same numbers."""
+    resident_idle_seconds: float = Field(60, ge=1, le=86400)
+    """After how many seconds without work the resident model ends by itself; it ends with the run anyway."""
+
+
+class Item(BaseModel):
+    """The columns of the sheet that are not keys of the config."""
+
+    model_config = RULES
+
+    id: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
+    """Name of the item and of its files, by default the image's file name without its suffix; letters, digits, `.`, `_`
+    and `-`, not starting with `.`, at most 128 characters. No two may be the same or differ only in case."""
+    image: str = Field(min_length=1, pattern=r"^[^{}\x00-\x1f\x7f]+\Z")
+    """Path of the picture, relative to the working directory or absolute, without braces."""
+    prompt: str = Field(max_length=10000)
+    """Text for the model, used when strength is above 0."""
+
+
+KEYS: dict[str, FieldInfo] = Config.model_fields
+COLUMNS: dict[str, FieldInfo] = {**Item.model_fields, **{name: KEYS[name] for name in SETTINGS}}
+FIELDS = KEYS | COLUMNS
+
+# Values that --config gives as texts.
+WORDS = {"null": None, "none": None, "~": None, "": None, "true": True, "yes": True, "on": True}
+WORDS |= {"false": False, "no": False, "off": False}
+
+# What is wrong with a value, by pydantic's name for it.
+PROBLEMS = {
+    "string_type": "{value} is not a text; one that looks like a number, a date, true or false needs quotes in the "
+    "config file: {name}: '...'. {meaning}",
+    "string_unicode": "{value} is not a valid text. {meaning}",
+    "string_pattern_mismatch": "{value} is not a valid text. {meaning}",
+    "string_too_short": "it is empty",
+    "string_too_long": "the text has {length} characters, more than {max_length}",
+    "bool_type": "{value} is not true or false. {meaning}",
+    "float_type": "{value} is not a number. {meaning}",
+    "int_type": "{value} is not a whole number. {meaning}",
+    "finite_number": "{value} is not a finite number",
+    "greater_than_equal": "{value} must be at least {ge}",
+    "less_than_equal": "{value} must be at most {le}",
+    "multiple_of": "{value} must be a multiple of {multiple_of}",
+    "literal_error": "{value} is not one of {expected}",
+    "too_short": "{value} must have two numbers, [height, width]",
+    "too_long": "{value} must have two numbers, [height, width]",
 }
 
 
 def load_config(given: Mapping[str, Any], command_line: Iterable[str] = ()) -> dict[str, Any]:
-    """Validate the config and fill in the schema's defaults.
+    """Check the config and fill in the defaults.
 
     Args:
         given: keys and values as Snakemake read them.
-        command_line: the keys that came by `--config`, whose values arrive as text or as guessed numbers and are
-            turned into the schema's type.
+        command_line: the keys that came by `--config`, whose values are texts or numbers that Snakemake guessed.
 
     Returns:
-        Every key of the schema, in its order.
+        Every key of `Config`, in its order, each value in its one Python type.
 
     Raises:
-        InputError: with all problems, not the first alone.
+        InputError: with all problems.
     """
-    properties = schema()["properties"]
-    config = dict(given)
-    problems = []
-    for key in config.keys() - properties.keys():
-        problems.append(f"unknown key {key!r}{suggestion(key, properties, cutoff=0.6)}")
-        del config[key]
-    for key in command_line:
-        if key in config:
-            config[key] = _from_command_line(config[key], properties[key])
-    config = {key: config.get(key, rule["default"]) for key, rule in properties.items()}
-    for key, rule in properties.items():
-        if problem := value_problem(config[key], rule):
-            hint = ""
-            if "string" in _types(rule) and isinstance(config[key], bool | int | float):
-                hint = f"; a text that looks like a number or a truth value is kept in the config file as {key}: '...'"
-            problems.append(f"key {key}: {problem}{hint}")
-        else:
-            config[key] = as_typed(config[key], rule)
-    if not problems:
-        if problem := steps_problem(config["strength"], config["num_inference_steps"]):
-            problems.append(f"keys strength and num_inference_steps: {problem}")
-        if config["resize"] == "contain" and isinstance(config["image_size"], list):
-            problems.append("key image_size: resize 'contain' limits the longest side, so it takes one number")
-        taken = [os.path.normpath(config[key]) for key in ("output_hidden_dir", "output_image_dir") if config[key]]
-        if os.path.dirname(os.path.normpath(config["stacked"])) in taken:
-            problems.append("key stacked: it would lie among the items' own files: put it into another folder")
-        if str(config["vae_id"]).endswith(".safetensors"):
-            problems.append("key vae_id: a single file has no config: name a folder in diffusers' layout or an id")
-        for key in ("model_id", "vae_id"):
-            if problem := model_id_problem(config[key]):
-                problems.append(f"key {key}: {problem}")
-        is_local = config["model_id"] != "demo" and os.path.exists(config["model_id"])
-        if is_local and os.path.isdir(config["model_id"]) and (problem := family_problem(config["model_id"])):
-            problems.append(f"key model_id: {problem}")
-        if is_local and config["revision"]:
-            problems.append("key revision: only a model of Hugging Face has revisions, and model_id is a local one")
-        if problem := _pickle_problem(config):
-            problems.append(f"key allow_pickle: {problem}")
-        if config["scheduler"] in STOCHASTIC_SCHEDULERS and not config["allow_stochastic_scheduler"]:
-            problems.append(
-                f"key scheduler: {config['scheduler']} draws noise in each step, which adds chance to the latents; "
-                "take another, or set allow_stochastic_scheduler: true"
-            )
-        problems += [f"key model_id: {problem}" for problem in file_problems(model_files(config)).values()]
+    problems = [f"unknown key {key!r}{suggestion(key, KEYS)}" for key in given if key not in KEYS]
+    texts = set(command_line)
+    config = {}
+    for key, field in KEYS.items():
+        value = given.get(key, field.default)
+        config[key], problem = checked(key, _from_command_line(key, value) if key in texts else value)
+        problems += [f"key {key}: {problem}"] if problem else []
+    problems = problems or _combined_problems(config)
     if problems:
         raise InputError(error_list("The config", problems))
     return config
 
 
-@cache
-def schema() -> dict[str, Any]:
-    """config/schema.yaml: the config's keys, and the sheet's columns below `$defs`."""
-    return yaml.safe_load((paths.SCRIPTS.parent / "config/schema.yaml").read_text(encoding="utf-8"))
-
-
-def _types(rule: Mapping[str, Any]) -> list[str]:
-    types = rule.get("type", "string")
-    return [types] if isinstance(types, str) else types
-
-
-@cache
-def _validator(rule: str) -> Draft202012Validator:
-    return Draft202012Validator(json.loads(rule))
-
-
-def value_problem(value: Any, rule: Mapping[str, Any]) -> str:
-    """Why `value` is not what the schema allows; empty if it is."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{value} is not a finite number"
-    errors = sorted(_validator(json.dumps(rule)).iter_errors(value), key=lambda error: list(error.path))
-    if not errors:
-        return ""
-    error = errors[0]
-    shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
-    if error.validator == "type" or error.validator == "pattern":
-        wanted = " or ".join(_types(rule)).replace("null", "null (none)")
-        text = f"{shown} is not {'a valid text' if error.validator == 'pattern' else f'of type {wanted}'}"
-        return f"{text}. {rule['description']}"
-    if error.validator == "minLength":
-        return "it is empty"
-    if error.validator == "maxLength":
-        return f"the text has {len(value)} characters, more than {error.validator_value}"
-    limits = {"minimum": "at least", "maximum": "at most", "multipleOf": "a multiple of"}
-    if error.validator in limits:
-        return f"{shown} must be {limits[error.validator]} {error.validator_value}"
-    return error.message
-
-
-def as_typed(value: Any, rule: Mapping[str, Any]) -> Any:
-    """A valid value in its one Python type, so that 1 and 1.0 are the same recipe."""
-    if rule.get("type") == "number":
-        return float(value)
-    if "integer" in _types(rule) and isinstance(value, float):
-        return int(value)
-    return value
-
-
-def _from_command_line(value: Any, rule: Mapping[str, Any]) -> Any:
-    if isinstance(value, list):
-        return [_from_command_line(part, rule.get("items", {})) for part in value]
-    if not isinstance(value, str) or ("string" in _types(rule) and "null" not in _types(rule)):
-        return value
-    if value.lower() in ("null", "none", "~", ""):
-        return None
-    if "string" in _types(rule):
-        return value
+def checked(name: str, value: Any) -> tuple[Any, str]:
+    """A key's or a column's value in its one Python type, and what is wrong with it (empty if nothing is)."""
+    if FIELDS[name].annotation is not float:
+        value = _whole(value)
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
+        return _validator(name).validate_python(value), ""
+    except ValidationError as error:
+        errors = error.errors()
+    # A value that may be of several types, such as image_size, has one error for each.
+    worst = next((each for each in errors if not each["type"].endswith("_type")), errors[0])
+    return value, _explained(name, worst)
 
 
-def parse_cell(text: str, rule: Mapping[str, Any], default: Any) -> tuple[Any, str]:
-    """A cell as the value of a setting, and what is wrong with it; a blank cell takes the default."""
-    if text.strip() == "":
+def parse_cell(column: str, text: str, default: Any) -> tuple[Any, str]:
+    """A cell's value, and what is wrong with it (empty if nothing is); a blank setting takes the default."""
+    if column in SETTINGS and not text.strip():
         return default, ""
-    if "string" in _types(rule):
-        return text, value_problem(text, rule)
-    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text.strip(), re.ASCII):
+    if COLUMNS[column].annotation not in (int, float):
+        return checked(column, text)
+    number = _number(text)
+    if number is None:
         hint = "; decimals are written with a point" if re.fullmatch(r"\s*[+-]?\d*,\d+\s*", text) else ""
-        return None, f"{text!r} is not a number{hint}"
-    value = float(text)
-    if not math.isfinite(value):
-        return None, f"{text!r} is too large"
-    if "integer" in _types(rule):
-        if value != int(value):
-            return None, f"{text!r} is not a whole number"
-        try:
-            value = int(text)  # exact beyond 2^53
-        except ValueError:
-            value = int(value)  # 20.0, as pandas writes a column with gaps
-    problem = value_problem(value, rule)
-    return (None if problem else as_typed(value, rule)), problem
+        return text, f"{_shown(text)} is not a number{hint}"
+    if math.isinf(number):
+        return text, f"{_shown(text)} is too large"
+    return checked(column, number)
 
 
-def suggestion(name: str, known: Iterable[str], cutoff: float) -> str:
+def meaning(field: FieldInfo) -> str:
+    """A field's description in one line."""
+    return " ".join(str(field.description).split())
+
+
+def suggestion(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A question with the known name that is most like a misspelt one; empty if none is."""
     plain = re.sub(r"[\s_-]+", "_", str(name).strip().lower())
     near = difflib.get_close_matches(plain, list(known), n=1, cutoff=cutoff)
     return f": did you mean {near[0]!r}?" if near else ""
+
+
+def _combined_problems(config: Mapping[str, Any]) -> list[str]:
+    """What is wrong with values that are right by themselves, and with the files that they name."""
+    problems = []
+    if problem := steps_problem(config["strength"], config["num_inference_steps"]):
+        problems.append(f"keys strength and num_inference_steps: {problem}")
+    if config["resize"] == "contain" and isinstance(config["image_size"], list):
+        problems.append("key image_size: resize 'contain' limits the longest side, so it takes one number")
+    taken = [os.path.normpath(config[key]) for key in ("output_hidden_dir", "output_image_dir") if config[key]]
+    if os.path.dirname(os.path.normpath(config["stacked"])) in taken:
+        problems.append("key stacked: it would be among the items' own files: put it into another folder")
+    if str(config["vae_id"]).endswith(".safetensors"):
+        problems.append("key vae_id: a single file has no config: name a folder in diffusers' layout or an id")
+    for key in ("model_id", "vae_id"):
+        if problem := model_id_problem(config[key]):
+            problems.append(f"key {key}: {problem}")
+    is_local = config["model_id"] != "demo" and os.path.exists(config["model_id"])
+    if is_local and os.path.isdir(config["model_id"]) and (problem := family_problem(config["model_id"])):
+        problems.append(f"key model_id: {problem}")
+    if is_local and config["revision"]:
+        problems.append("key revision: only a Hugging Face model has revisions, and model_id is a local one")
+    if config["scheduler"] in get_args(Stochastic) and not config["allow_stochastic_scheduler"]:
+        problems.append(
+            f"key scheduler: {config['scheduler']} draws noise in each step, which adds chance to the latents; "
+            "take another, or set allow_stochastic_scheduler: true"
+        )
+    return problems + [f"key model_id: {problem}" for problem in file_problems(model_files(config)).values()]
+
+
+@cache
+def _validator(name: str) -> TypeAdapter:
+    field = FIELDS[name]
+    return TypeAdapter(Annotated[field.annotation, field], config=RULES)  # type: ignore[arg-type]
+
+
+def _explained(name: str, error: ErrorDetails) -> str:
+    value = error["input"]
+    words: dict[str, Any] = {"name": name, "value": _shown(value), "meaning": meaning(FIELDS[name])}
+    words |= {limit: _whole(number) for limit, number in error.get("ctx", {}).items()}
+    words |= {"length": len(value) if isinstance(value, str) else 0, "message": error["msg"]}
+    return PROBLEMS.get(error["type"], "{value}: {message}").format(**words)
+
+
+def _whole(value: Any) -> Any:
+    """20.0 as 20, also in a list, so that both are the same recipe."""
+    if isinstance(value, list):
+        return list(map(_whole, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _number(text: str) -> int | float | None:
+    """The number in a text, exact if it is a whole one; None if there is none."""
+    if not NUMBER.fullmatch(text.strip()):
+        return None
+    value = float(text)
+    if 2**53 <= abs(value) < math.inf:
+        with contextlib.suppress(ValueError):  # such as 1e20
+            return int(text)
+    return value
+
+
+def _from_command_line(key: str, value: Any) -> Any:
+    """A value as a config file would have it: Snakemake leaves null, false and the numbers of a list as texts."""
+    if isinstance(value, list):
+        return [_from_command_line(key, part) for part in value]
+    if not isinstance(value, str):
+        return value
+    readings: list[Any] = [WORDS[word] for word in [value.lower()] if word in WORDS] + [value]
+    readings += [number for number in [_number(value)] if number is not None]
+    return next((reading for reading in readings if not checked(key, reading)[1]), readings[-1])

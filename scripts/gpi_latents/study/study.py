@@ -12,9 +12,9 @@ from gpi_latents import paths, run
 from gpi_latents.errors import InputError
 from gpi_latents.model.family import model_files, model_identity
 from gpi_latents.plan import write_plan
-from gpi_latents.recipe import SETTINGS, canonical, recipe
+from gpi_latents.recipe import SETTINGS, canonical, recipe, text_digest
 from gpi_latents.study.settings import load_config
-from gpi_latents.study.sheet import index_table, plan_table, read_items, table_digest
+from gpi_latents.study.sheet import index_table, read_items
 
 
 class Study:
@@ -33,14 +33,18 @@ class Study:
     def __init__(self, given: Mapping[str, Any], command_line: Iterable[str] = (), is_main: bool = True):
         self.config = load_config(given, command_line)
         self.sheet = read_items(self.config, check_images=is_main)
-        table = index_table(self.config, self.sheet)
-        self.table = table_digest(table)
+        recipes = [recipe(self.config, item) for item in self.sheet[["prompt", *SETTINGS]].itertuples(index=False)]
+        texts = list(map(canonical, recipes))
+        self.items = dict(zip(self.sheet["id"], zip(self.sheet["image"], texts, strict=True), strict=True))
+        table = index_table(self.sheet, recipes)
+        self.table = text_digest(table.to_csv(index=False))
         if is_main:
             run.check_dates(self.config)
-            os.environ["GPI_PLAN"] = write_plan(self.config, plan_table(self.config, self.sheet, table))
-        self.plan = os.environ["GPI_PLAN"]  # in a cluster's job, that of the run which submitted it
-        columns = ["id", "image", "prompt", *SETTINGS]
-        self.items = {item.id: item for item in self.sheet[columns].itertuples(index=False)}
+        if is_main or "GPI_PLAN" not in os.environ:  # a cluster's job takes that of the run which submitted it
+            table.insert(0, "sheet_row", self.sheet.index)
+            table.insert(1, "recipe_sha256", list(map(text_digest, texts)))
+            os.environ["GPI_PLAN"] = write_plan(self.config, table)
+        self.plan = os.environ["GPI_PLAN"]
         self.latents = [paths.latent_path(self.config, item_id) for item_id in self.items]
         self.checksums = paths.checksum_paths(len(self.latents))
         self.figures = paths.figures(self.config)
@@ -51,15 +55,9 @@ class Study:
         report = [paths.REPORT] if self.config["report"] else []
         self.results = [self.config["stacked"], paths.INDEX, paths.PROVENANCE, *report]
 
-    def item(self, wildcards: Any) -> Any:
-        """A row of the sheet, by the wildcard `id`."""
-        if wildcards.id not in self.items:
-            raise InputError(f"The sheet {self.config['items']} has no item {wildcards.id!r}")
-        return self.items[wildcards.id]
-
     def image(self, wildcards: Any) -> str:
         """The path of an item's picture."""
-        return os.path.normpath(self.item(wildcards).image)
+        return os.path.normpath(self._item(wildcards)[0])
 
     def image_bytes(self, wildcards: Any) -> int:
         """The size of a picture's file in bytes, -1 if it does not exist.
@@ -67,13 +65,13 @@ class Study:
         Snakemake reads the bytes of a picture only if it is newer than the latent, which a file from an archive is not.
         """
         try:
-            return os.stat(self.item(wildcards).image).st_size
+            return os.stat(self._item(wildcards)[0]).st_size
         except OSError:
             return -1
 
     def recipe(self, wildcards: Any) -> str:
         """An item's recipe as one text: of several params, Snakemake would not notice two that swap their values."""
-        return canonical(recipe(self.config, self.item(wildcards)))
+        return self._item(wildcards)[1]
 
     def block(self, wildcards: Any) -> list[str]:
         """The latents of the wildcard `block`."""
@@ -88,8 +86,15 @@ class Study:
         scripts = paths.SCRIPTS
         if not self.config["resident"]:
             return shlex.join([python, f"{scripts}/resident.py", "once", "--plan", self.plan])
-        options = ["--resident", self._resident_name(python), "--workers", str(cores or 1), "--run", str(os.getpid())]
-        return shlex.join([python, "-I", "-S", f"{scripts}/extract.py", "--plan", self.plan, *options])
+        options = ["--resident", self._resident_name(python), "--workers", str(cores or 1)]
+        os.environ["GPI_RUN"] = str(os.getpid())  # whoever copies the line runs it from a shell, which is $$
+        command = shlex.join([python, "-I", "-S", f"{scripts}/extract.py", "--plan", self.plan, *options])
+        return f'{command} --run "${{GPI_RUN:-$$}}"'
+
+    def _item(self, wildcards: Any) -> tuple[str, str]:
+        if wildcards.id not in self.items:
+            raise InputError(f"The sheet {self.config['items']} has no item {wildcards.id!r}")
+        return self.items[wildcards.id]
 
     def _resident_name(self, python: str) -> str:
         """All by which one resident differs from another, the source of its code included.
