@@ -1,4 +1,4 @@
-"""Stops a process of the workflow at a chosen write, so that a test can kill something at just that moment.
+"""Stops a process of the workflow at chosen writes, so that a test can kill something at just that moment.
 
 Python imports a module `sitecustomize` at its start; this one is put on the path of a study's Snakemake, and so of its
 resident and its stack. (The clients run with -I and do not see it.)
@@ -13,17 +13,18 @@ from helpers.study import Study, wait_for
 SITECUSTOMIZE = """
 import json, os, pathlib, re, sys, time
 
-fault = json.loads(os.environ["GPI_TEST_FAULT"])
-marker, release = pathlib.Path(fault["marker"]), pathlib.Path(fault["release"])
+points = json.loads(os.environ["GPI_TEST_POINTS"])
+folder = pathlib.Path(__file__).parent
 
 
 def stop(path, stage):
-    if stage != fault["stage"] or not re.search(fault["path"], str(path)) or marker.exists():
-        return
-    marker.touch()
-    deadline = time.monotonic() + 120
-    while not release.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    for number, (pattern, chosen) in enumerate(points):
+        marker = folder / f"reached{number}"
+        if stage == chosen and re.search(pattern, str(path)) and not marker.exists():
+            marker.touch()
+            deadline = time.monotonic() + 120
+            while not (folder / f"released{number}").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
 
 
 write_bytes, replace = pathlib.Path.write_bytes, pathlib.Path.replace
@@ -31,7 +32,7 @@ write_bytes, replace = pathlib.Path.write_bytes, pathlib.Path.replace
 
 def stopping_write(self, content):
     stop(self, "before")
-    if fault["stage"] == "half" and re.search(fault["path"], str(self)):
+    if any(stage == "half" and re.search(pattern, str(self)) for pattern, stage in points):
         write_bytes(self, content[: len(content) // 2])
         stop(self, "half")
     return write_bytes(self, content)
@@ -50,24 +51,39 @@ if any(part.endswith(("resident.py", "stack.py")) for part in sys.orig_argv):
 
 
 class Stop:
-    """Where the processes of a study stop once.
+    """Where the processes of a study stop, once at each point.
 
     Args:
         study: whose environment is changed.
-        path: a regular expression for the file.
-        stage: `before` it is written, `half` written, `before replacing` what was there, or `after`.
+        points: a regular expression for the file and a stage: `before` it is written, `half` written, `before
+            replacing` what was there, or `after`.
     """
 
-    def __init__(self, study: Study, path: str, stage: str):
-        folder = study.folder.parent / "stop"
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
-        self.marker, self.release_file = folder / "marker", folder / "release"
-        fault = {"path": path, "stage": stage, "marker": str(self.marker), "release": str(self.release_file)}
-        study.environment |= {"PYTHONPATH": str(folder), "GPI_TEST_FAULT": json.dumps(fault)}
+    def __init__(self, study: Study, *points: tuple[str, str]):
+        self.folder = study.folder.parent / "stop"
+        self.folder.mkdir()
+        (self.folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
+        self.waiting = set(range(len(points)))
+        self.study = study
+        self.environment = {"PYTHONPATH": str(self.folder), "GPI_TEST_POINTS": json.dumps(points)}
+        self.resume()
 
-    def reached(self) -> None:
-        wait_for(self.marker.exists, 120, "the write to stop at")
+    def resume(self) -> None:
+        """Stop at the points that no process has reached, from the next run on."""
+        self.study.environment |= self.environment
 
-    def release(self) -> None:
-        self.release_file.touch()
+    def pause(self) -> None:
+        """Stop nowhere, from the next run on."""
+        del self.study.environment["PYTHONPATH"]
+
+    def reached(self) -> int:
+        """Wait until one more of the points is reached; returns its number."""
+        number = wait_for(self._reached, 120, "the write to stop at")[0]
+        self.waiting.remove(number)
+        return number
+
+    def release(self, number: int) -> None:
+        (self.folder / f"released{number}").touch()
+
+    def _reached(self) -> list[int]:
+        return [number for number in self.waiting if (self.folder / f"reached{number}").exists()]

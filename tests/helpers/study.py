@@ -19,6 +19,8 @@ import torch
 import yaml
 from PIL import Image
 
+from helpers.forked import Forked
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -66,11 +68,12 @@ class Study:
         self.environment = os.environ | {"COLUMNS": "400"}
         self._tmp = tempfile.TemporaryDirectory(prefix="gpi", ignore_cleanup_errors=True)
         self.tmp = Path(self._tmp.name)  # short, as a socket's path has to be
+        self._started = 0
         (folder / "config").mkdir(parents=True, exist_ok=True)
         self.config()
 
     def config(self, **keys) -> None:
-        # The report would cost each run ten seconds; tests/test_report.py and the demo make it.
+        # The report would cost each run ten seconds; the demo and tests/report make it.
         text = yaml.safe_dump({"model_id": "demo", "report": False, **keys}, allow_unicode=True)
         (self.folder / "config/config.yaml").write_text(text, encoding="utf-8")
 
@@ -86,23 +89,18 @@ class Study:
         self.sheet(rows)
         return rows
 
-    def command(self, *arguments: str, cores: int = 2) -> list[str]:
+    def arguments(self, *arguments: str, cores: int = 2) -> list[str]:
+        """Snakemake's command line, without the program."""
         snakefile = str(self.workflow / "Snakefile")
-        return [
-            sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", str(self.folder),
-            "--cores", str(cores), *arguments,
-        ]  # fmt: skip
+        return ["--snakefile", snakefile, "--directory", str(self.folder), "--cores", str(cores), *arguments]
 
-    def start(self, *arguments: str, cores: int = 2) -> subprocess.Popen:
-        return subprocess.Popen(
-            self.command(*arguments, cores=cores),
-            cwd="/",
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def command(self, *arguments: str, cores: int = 2) -> list[str]:
+        return [sys.executable, "-m", "snakemake", *self.arguments(*arguments, cores=cores)]
+
+    def start(self, *arguments: str, cores: int = 2) -> Forked:
+        self._started += 1
+        output = self.tmp / f"output{self._started}"
+        return Forked(self.arguments(*arguments, cores=cores), self.environment, output)
 
     def run(self, *arguments: str, cores: int = 2, fails: bool = False) -> Run:
         process = self.start(*arguments, cores=cores)
@@ -113,6 +111,12 @@ class Study:
             raise
         assert (process.returncode != 0) == fails, output
         return Run(output)
+
+    def plan(self, *arguments: str) -> set[str]:
+        """What would run, as `extract p0`, `stack` and so on; not `all` and the checksums."""
+        jobs = re.findall(r'label = "(.*?)", .*style="rounded"', self.run("--dag", *arguments).output)
+        names = {re.sub(r"\\n\w+:", "", job) for job in jobs}
+        return {name for name in names if name != "all" and not name.startswith("checksums")}
 
     def log(self, item_id: str) -> str:
         return (self.folder / f"logs/extract/{item_id}.log").read_text()
