@@ -1,23 +1,19 @@
-"""Make the demo's pictures and its sheet. Run `make demo` after a change here; `make demo-model` trains its model."""
+"""Draw the demo's pictures and write its sheet. Run `make demo` after a change here."""
 
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import shapes
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent.parent / "scripts"))
-
-import shapes  # noqa: E402
-
+CONFIG = Path(__file__).resolve().parents[2] / "config"
 SEED = 2026
-SIDES = [(64, 64), (96, 80), (80, 96), (128, 104)]  # (width, height): not all square, so that padding is seen
+SIDES = [(64, 64), (96, 80), (80, 96), (128, 104)]  # (width, height): not all square, to show padding
 UNCHANGED = 24  # pictures at strength 0
-EDITS = [  # strength, and a prompt that asks for something else than what is there
+EDITS = [  # strength, and a prompt that asks for something else than the picture shows
     (0.3, "a green circle"),
     (0.5, "a yellow triangle"),
     (0.7, "a purple square"),
@@ -44,7 +40,7 @@ def draw_pictures(folder: Path) -> pd.DataFrame:
     for number in range(UNCHANGED + len(EDITS)):
         size = float(random.uniform(0.35, 0.6))
         treated = int(random.random() < 0.1 + 2.4 * (size - 0.35))
-        room = 0.36 - size / 2  # so far from the border that padding reflects nothing but the ground
+        room = 0.36 - size / 2  # so far from the border that padding mirrors nothing but the ground
         scene = shapes.random_scene(random)._replace(
             shape="circle" if number % 2 else "square",
             colour="red" if treated else "blue",
@@ -72,6 +68,7 @@ def draw_pictures(folder: Path) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    shutil.rmtree(HERE / "images", ignore_errors=True)
-    (HERE / "images").mkdir()
-    draw_pictures(HERE / "images").to_csv(HERE.parent / "items.csv", index=False)
+    images = CONFIG / "demo/images"
+    shutil.rmtree(images, ignore_errors=True)
+    images.mkdir()
+    draw_pictures(images).to_csv(CONFIG / "items.csv", index=False)

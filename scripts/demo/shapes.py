@@ -1,6 +1,6 @@
-"""Pictures of one coloured shape, words for them, and the measuring of what a picture shows; without torch.
+"""Draw pictures of one coloured shape, describe them in words, and measure what a picture shows; without torch.
 
-The demo's model is trained on these pictures and the demo's sheet shows some, so what is in a picture is known exactly.
+The demo's model is trained on these pictures, and the demo's sheet has some; what they show is known exactly.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle")
 GROUNDS = {"light": (222, 234), "dark": (30, 42)}  # range of each channel
-OVERSAMPLING = 4  # pictures are drawn so much larger and then averaged: smooth edges, quarters of pixels
-LARGE, SMALL = 0.48, 0.36  # sizes from and up to which the word is used
-ASIDE = 0.12  # how far from the middle the words for places begin
+OVERSAMPLING = 4  # pictures are drawn this many times larger, then averaged: edges are smooth
+LARGE, SMALL = 0.48, 0.36  # the sizes from which, and up to which, these words are used
+ASIDE = 0.12  # distance from the middle at which the words for places begin
 
 
 class Scene(NamedTuple):
@@ -36,7 +36,7 @@ class Scene(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What `measure` finds: `shape` and `colour` are None where nothing stands out of the ground."""
+    """What `measure` finds; `shape` and `colour` are None if there is nothing but the ground."""
 
     shape: str | None
     colour: str | None
@@ -91,7 +91,7 @@ def draw(
 
 
 def random_scene(random: np.random.Generator) -> Scene:
-    """A scene by chance: any shape, colour and ground, a size from 0.25 to 0.6, wholly inside a margin of 0.06."""
+    """A random scene: any shape, colour and ground, a size from 0.25 to 0.6, wholly inside a margin of 0.06."""
     size = random.uniform(0.25, 0.6)
     room = 0.44 - size / 2
     low, high = GROUNDS[str(random.choice(list(GROUNDS)))]
@@ -115,7 +115,7 @@ def caption(
 ) -> str:
     """Words for what is given, such as `a large blue square on the left on a light ground`.
 
-    Args as those of `draw`; None says nothing of it. Middling sizes and places have no word.
+    The arguments are those of `draw`; None is left out. Medium sizes and middle places have no word.
     """
     words = ["a"]
     if size is not None and size >= LARGE:
@@ -135,11 +135,11 @@ def caption(
 
 
 def measure(picture: Image.Image) -> Seen:
-    """Tell which shape a picture shows, by counting pixels.
+    """Find the shape that a picture shows, by counting pixels.
 
-    The ground is the median of the border's pixels. The foreground is what is further from it, in RGB, than half as far
-    as the picture's most different hundredth. The colour is the named one nearest to the foreground's median. The shape
-    is the one that, drawn into the foreground's bounding box, differs from it in the fewest pixels.
+    The ground is the median of the border's pixels. The foreground are the pixels that differ from it, in RGB, by more
+    than half as much as the picture's most different hundredth. The colour is the named one nearest to the foreground's
+    median. The shape is the one that, drawn into the foreground's bounding box, differs from it in the fewest pixels.
 
     Args:
         picture: mode RGB, with one shape that does not touch the border.
@@ -173,7 +173,7 @@ def measure(picture: Image.Image) -> Seen:
 
 
 def _ideal(shape: str, height: int, width: int) -> np.ndarray:
-    """Which pixels of a box a shape covers that fills it: bool (height, width)."""
+    """The pixels that a shape covers in its bounding box: bool (height, width)."""
     down = ((np.arange(height) + 0.5) / height * 2 - 1)[:, None]  # -1 at the top, 1 at the bottom
     across = ((np.arange(width) + 0.5) / width * 2 - 1)[None, :]
     if shape == "circle":

@@ -1,15 +1,15 @@
-"""Train the demo's model, a small Stable Diffusion, on pictures of coloured shapes that it draws itself.
+"""Train the demo's model, a small Stable Diffusion, on pictures of coloured shapes.
 
-    python scripts/train_demo_model.py                  train, about 50 minutes on 2 cores; config/demo/model is
-                                                        written anew, with the digests that the rule `model` checks
-    python scripts/train_demo_model.py --measure        print the quality of the model on disk, about 10 minutes
-    python scripts/train_demo_model.py --short FOLDER   train for about 2 minutes, to see that it learns
+    python scripts/demo/train.py                  train, about 50 minutes on 2 cores; replaces config/demo/model and
+                                                  its digests, which the rule `model` checks
+    python scripts/demo/train.py --measure        print the quality of the model on disk, about 10 minutes
+    python scripts/demo/train.py --short FOLDER   train for about 2 minutes, to see that it learns
 
-First an autoencoder learns to draw the pictures again from latents of 4 x 8 x 8, where a shape is nearer to another one
-at its place than to itself elsewhere, so that edits keep the place. Then its decoder alone goes on learning, at half
-the cost, while the latents stay what they are. Last, a UNet and a text encoder learn together to take noise out of the
-latents with the caption as a hint. The same seed gives the same pictures, captions, first weights and noise; the bits
-of the trained weights also depend on the processor, its number of threads and the version of torch.
+First an autoencoder learns to draw the pictures again from latents of 4 x 8 x 8, in which a shape is nearer to another
+one at its place than to itself elsewhere, so that edits keep the place. Then only its decoder learns on, at half the
+cost, while the latents do not change. Last, a UNet and a text encoder learn together to remove noise from the latents
+with the caption as a hint. The same seed gives the same pictures, captions, first weights and noise; the bits of the
+trained weights also depend on the processor, its number of threads and the version of torch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-MODEL = Path(__file__).resolve().parent.parent / "config/demo/model"
+MODEL = Path(__file__).resolve().parents[2] / "config/demo/model"
 SEED = 2026
 SIDE = 64  # pixels
 WORDS = [
@@ -45,26 +45,26 @@ WORDS = [
 TEXT_WIDTH = 64
 PROGRESS_EVERY = 100  # steps
 
-# Of the full training: pictures, and triples of them for the autoencoder; steps, how many in each, highest rate.
+# The full training: pictures, and triples of them for the autoencoder; steps, batch sizes, highest learning rates.
 PICTURES, TRIPLES = 16000, 4000
 VAE_STEPS, VAE_BATCH, VAE_RATE = 3500, 5, 2e-3
 DECODER_STEPS, DECODER_BATCH, DECODER_RATE = 3500, 16, 1e-3
 UNET_STEPS, UNET_BATCH, UNET_RATE = 9500, 32, 1e-3
 KL_WEIGHT = 1e-6  # keeps the latents near a normal distribution; more would blur the pictures
-NEARNESS_WEIGHT = 3e-2  # falls to 0 in the course of the training
+NEARNESS_WEIGHT = 3e-2  # falls to 0 during the training
 DROPPED = 0.1  # share of captions left out, for guidance; as many are "no change"
 AVERAGED = 0.999  # moving average of the UNet's and the text encoder's weights
 
 
 def make_pictures(count: int, seed: int) -> tuple[list[shapes.Scene], Tensor]:
-    """Scenes by chance and their pictures, uint8 (count, 64, 64, 3); a larger count goes on where a smaller ends."""
+    """Random scenes and their pictures, uint8 (count, 64, 64, 3); a larger count begins with those of a smaller one."""
     random = np.random.default_rng(seed)
     scenes = [shapes.random_scene(random) for _ in range(count)]
     return scenes, torch.from_numpy(np.stack([np.asarray(shapes.draw(*scene, side=SIDE)) for scene in scenes]))
 
 
 def make_triples(scenes: list[shapes.Scene], seed: int) -> Tensor:
-    """Each scene, another shape or colour at its place, and its shape elsewhere: uint8 (N, 3, 64, 64, 3)."""
+    """Of each scene: itself, another shape or colour at its place, its shape elsewhere; uint8 (N, 3, 64, 64, 3)."""
     random = np.random.default_rng(seed)
     drawn = []
     for scene in scenes:
@@ -87,11 +87,11 @@ def make_autoencoder() -> diffusers.AutoencoderKL:
         latent_channels=4,
         sample_size=SIDE,
     )
-    return vae.to(memory_format=torch.channels_last)  # a tenth quicker
+    return vae.to(memory_format=torch.channels_last)  # a tenth faster
 
 
 def make_unet() -> diffusers.UNet2DConditionModel:
-    """2.8 million weights; it looks at the words at a side of 4 only, which keeps large pictures quick."""
+    """2.8 million weights; it reads the words at the lower resolution only, which keeps large pictures fast."""
     torch.manual_seed(SEED)
     unet = diffusers.UNet2DConditionModel(
         sample_size=SIDE // 8,
@@ -137,14 +137,14 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def _byte_characters() -> list[str]:
-    """The 256 printable stand-ins for bytes of byte-level BPE (GPT-2), so that every text has tokens."""
+    """The 256 printable characters that stand for bytes in byte-level BPE (GPT-2), so that every text has tokens."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(others))]
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:
-    """The most frequent pair is joined, in all words, until each word is one piece: byte-pair encoding."""
+    """Join the most frequent pair, in all words, until each word is one piece: byte-pair encoding."""
     pieces = [[*word[:-1], word[-1] + "</w>"] for word in words]
     merges = []
     while pairs := Counter(pair for parts in pieces for pair in pairwise(parts)):
@@ -172,11 +172,11 @@ def make_scheduler() -> diffusers.DDIMScheduler:
 
 
 def train_autoencoder(vae: diffusers.AutoencoderKL, triples: Tensor, steps: int) -> list[float]:
-    """Train in place: the pictures' mean absolute and squared errors, a little Kullback-Leibler divergence, and places.
+    """Train in place: the pictures' error, a little Kullback-Leibler divergence, and the nearness of places.
 
-    Without the last term, the nearest red circle to a green square is often a small one in its corner, and there an
-    edit at low strength ends, which stays as near as it can. The term is the share of the squared distance of a scene's
-    latent to that of the repainted scene in the sum of this and that to the moved one.
+    Without the last term, the nearest red circle to a green square is often a small one in its corner, and an edit at
+    low strength ends there, since it changes as little as it can. The term is a / (a + b), with a the squared distance
+    of a scene's latent to that of the repainted scene, and b that to the moved one.
 
     Args:
         vae: in float32.
@@ -209,7 +209,7 @@ def train_autoencoder(vae: diffusers.AutoencoderKL, triples: Tensor, steps: int)
 def train_decoder(
     vae: diffusers.AutoencoderKL, pictures: Tensor, latents: tuple[Tensor, Tensor], steps: int
 ) -> list[float]:
-    """Train only the decoder of a trained autoencoder in place, so that its latents stay what they are.
+    """Train only the decoder of a trained autoencoder in place, so that its latents do not change.
 
     Args:
         vae: in float32.
@@ -242,12 +242,12 @@ def encode(vae: diffusers.AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tens
 
 
 def random_caption(scene: shapes.Scene, random: np.random.Generator) -> str:
-    """Some of the words that are true of a scene, sometimes none, sometimes "no change", which suits any picture."""
+    """Some of the words that are true of a scene, sometimes none, sometimes "no change", which fits any picture."""
     kind = random.random()
     if kind < 2 * DROPPED:
         return "" if kind < DROPPED else "no change"
-    said = {"shape": 0.95, "colour": 0.95, "size": 0.5, "x": 0.3, "y": 0.3, "ground": 0.4}
-    return shapes.caption(**{key: getattr(scene, key) for key, share in said.items() if random.random() < share})
+    shares = {"shape": 0.95, "colour": 0.95, "size": 0.5, "x": 0.3, "y": 0.3, "ground": 0.4}
+    return shapes.caption(**{key: getattr(scene, key) for key, share in shares.items() if random.random() < share})
 
 
 def train_denoiser(
@@ -259,19 +259,19 @@ def train_denoiser(
     latents: tuple[Tensor, Tensor],
     steps: int,
 ) -> list[float]:
-    """Train UNet and text encoder in place to tell the noise in latents; they end as their moving averages.
+    """Train UNet and text encoder in place to predict the noise in latents; they end as their moving averages.
 
     Args:
         unet: in float32.
         text_encoder: in float32.
         tokenizer: of the captions.
-        scheduler: its noise at 1000 time steps, taken by equal chance.
+        scheduler: its noise at 1000 time steps, drawn with equal probability.
         scenes: N, for the captions.
         latents: means and standard deviations, float32 (N, 4, 8, 8), in diffusion's scale.
         steps: of `UNET_BATCH` latents.
 
     Returns:
-        The mean squared error of the noise in each step; 1 is knowing nothing.
+        The mean squared error of the predicted noise in each step; 1 if nothing is learnt.
     """
     weights = [*unet.parameters(), *text_encoder.parameters()]
     average = EMAModel(weights, decay=AVERAGED)
@@ -322,7 +322,7 @@ def _error(decoded: Tensor, pictures: Tensor) -> Tensor:
 def _optimizer(
     weights: list[Tensor], rate: float, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW, whose rate goes up within 100 steps, then down to 0 by half a cosine."""
+    """AdamW; the rate rises for 100 steps, then falls to 0 along half a cosine."""
     optimizer = torch.optim.AdamW(weights, rate, weight_decay=1e-4, fused=True)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -354,12 +354,12 @@ def train(
     """Train all parts and save them as float16 in diffusers' layout.
 
     Args:
-        folder: is made anew, but keeps its README.md.
+        folder: its content is replaced, except for README.md.
         pictures: how many are drawn.
         vae_steps: of the autoencoder's training.
-        decoder_steps: of its decoder's further training.
+        decoder_steps: of the decoder's own training.
         unet_steps: of the UNet's and the text encoder's.
-        vae_folder: keeps the trained autoencoder in float32; one that is there already is not trained again.
+        vae_folder: keeps the trained autoencoder in float32; one that exists is not trained again.
 
     Returns:
         The losses in each step of `autoencoder`, `decoder` and `denoiser`.
@@ -399,13 +399,13 @@ def train(
 
 
 def save(pipeline: diffusers.StableDiffusionPipeline, folder: Path) -> None:
-    """Write the model as float16 with its SHA256SUMS, which the rule `model` checks and whose change Snakemake sees."""
+    """Write the model as float16 with its SHA256SUMS, which the rule `model` checks."""
     for part in folder.glob("*"):
         if part.is_dir():
             shutil.rmtree(part)
     pipeline.save_pretrained(folder)
     for path in folder.rglob("*.safetensors"):
-        # Halved here, not in the modules, so that the configs go on to ask for float32 when the model is loaded.
+        # Here, not in the modules, so that the configs still ask for float32 when the model is loaded.
         save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in (".json", ".safetensors"))
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in files]
@@ -413,7 +413,7 @@ def save(pipeline: diffusers.StableDiffusionPipeline, folder: Path) -> None:
 
 
 class Measured:
-    """The model on disk, loaded as float32 as the workflow does, and pictures that it never saw."""
+    """The model on disk, loaded as float32 as in the workflow, and pictures that it was not trained on."""
 
     def __init__(self, folder: Path = MODEL, pictures: int = 100, seed: int = SEED + 1):
         self.pipeline = diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(
@@ -433,7 +433,7 @@ class Measured:
     def edited(self, prompts: list[str], strength: float) -> list[shapes.Seen]:
         """What the pictures show after an edit with the workflow's defaults: 50 steps, guidance 7.5."""
         seen = []
-        for start in range(0, len(prompts), 100):  # as many as prompts, at most N
+        for start in range(0, len(prompts), 100):  # a picture for each prompt
             part = slice(start, start + 100)
             inputs = [Image.fromarray(picture.numpy()) for picture in self.drawn[: len(prompts)][part]]
             random = [torch.Generator().manual_seed(SEED + start + number) for number in range(len(inputs))]
@@ -449,13 +449,13 @@ class Measured:
         return seen
 
     def reached(self, targets: list[tuple[str, str]], strength: float) -> tuple[list[bool], list[float]]:
-        """For a (shape, colour) per picture: if both are there, and by how many pixels the centre of mass moved."""
+        """For a (shape, colour) per picture: whether both are seen, and by how many pixels the centre of mass moved."""
         seen = self.edited([shapes.caption(shape, colour) for shape, colour in targets], strength)
         good = [(found.shape, found.colour) == target for found, target in zip(seen, targets, strict=True)]
         return good, self.moved(seen)
 
     def moved(self, seen: list[shapes.Seen], box: bool = False) -> list[float]:
-        """Pixels between the centres of mass, or the middles of the bounding boxes; infinite where nothing is found."""
+        """Pixels between the centres of mass, or the middles of the bounding boxes; infinite if nothing is seen."""
         before = [shapes.measure(Image.fromarray(picture.numpy())) for picture in self.drawn[: len(seen)]]
         return [_distance(*pair, box) if pair[1].shape else math.inf for pair in zip(before, seen, strict=True)]
 
@@ -466,7 +466,7 @@ def _as_pixels(decoded: Tensor) -> Tensor:
 
 
 def psnr(pictures: Tensor, others: Tensor) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each of uint8 (N, H, W, 3)."""
+    """Peak signal-to-noise ratio in dB of each picture; both are uint8 (N, H, W, 3)."""
     squared = (pictures.double() - others.double()).square().mean((1, 2, 3))
     return (10 * torch.log10(255**2 / squared.clamp(min=1e-9))).numpy()
 
@@ -493,7 +493,7 @@ def corners(pictures: Tensor, scenes: list[shapes.Scene]) -> Tensor:
 
 
 def measure(folder: Path = MODEL) -> None:
-    """Print what the model card tells of the model's quality."""
+    """Print the quality of the model, for its card."""
     started = time.time()
     model = Measured(folder, pictures=1000)
     decoded = model.reconstructed()
@@ -513,21 +513,19 @@ def measure(folder: Path = MODEL) -> None:
 
     targets = [(shape, colour) for colour in shapes.COLOURS for shape in shapes.SHAPES]
     model = Measured(folder, pictures=100, seed=SEED + 2)
-    print("\nasked colour and shape there, of 100 pictures at strength 0.7\n")
+    print("\ncolour and shape as asked, of 100 pictures at strength 0.7\n")
     print(f"| | {' | '.join(shapes.SHAPES)} |\n| --- |{' --- |' * len(shapes.SHAPES)}")
     for colour in shapes.COLOURS:
         cells = [sum(model.reached([(shape, colour)] * 100, 0.7)[0]) for shape in shapes.SHAPES]
         print(f"| {colour} | {' | '.join(map(str, cells))} |", flush=True)
 
-    # Every pair asked of every picture is much: each picture is asked for one, in turn.
+    # Asking every picture for every pair would take long: each is asked for one, in turn.
     asked = [targets[number % len(targets)] for number in range(100)]
     prompts = [shapes.caption(shape, colour) for shape, colour in asked]
     kept = [(scene.shape, scene.colour) for scene in model.scenes]
-    print(
-        "\nof 100 pictures, each asked for a pair in turn, and with the prompt 'no change'; the place is kept where the"
-    )
+    print("\nof 100 pictures, each asked for a pair in turn, and with the prompt 'no change'; the place is kept if the")
     print("centre of mass (in brackets: the middle of the bounding box) moves by less than 3 pixels\n")
-    print("| strength | asked there | place kept | 'no change': shape and colour kept | place kept |")
+    print("| strength | as asked | place kept | 'no change': shape and colour kept | place kept |")
     print("| --- | --- | --- | --- | --- |")
     for strength in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0):
         cells = []
