@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from gpi_latents.model.source import locate, resolve
 from helpers.hub import Hub
 from huggingface_hub import constants
 from PIL import Image
-
-from gpi_latents.model.source import locate, resolve
 
 STILL = {"image_size": 64, "resize": "pad", "posterior": "sample", "seed": 7, "strength": 0.0, "version": 1}
 EDITED = STILL | {
@@ -54,7 +53,7 @@ def latents() -> Callable[..., list[torch.Tensor]]:
     picture = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 30).convert("RGB")
 
     def latents(found: dict[str, Any], cache_dir: Path | None = None) -> list[torch.Tensor]:
-        loaded = diffusion.Model(**locate(found, cache_dir and str(cache_dir)))
+        loaded = diffusion.Model(**locate(found, str(cache_dir) if cache_dir else None))
         return [loaded.latent(picture, recipe) for recipe in (STILL, EDITED)]
 
     return latents

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import PurePath
 
 import pytest
-
 from gpi_latents.errors import ModelError
 from gpi_latents.model.weights import check_variant, chosen_weights, part_weights
 
@@ -53,7 +52,10 @@ def test_tokenizers_and_schedulers_have_no_weights():
     ("names", "message"),
     [
         ([f"{NAME}.bin"], r"The model no has no safetensors weights for its unet\..*strangers.*allow_pickle: true"),
-        ([f"{NAME}.bf16.safetensors", f"{NAME}.fp16.bin"], "its unet only weights of the variant bf16 or fp16: name it"),
+        (
+            [f"{NAME}.bf16.safetensors", f"{NAME}.fp16.bin"],
+            "its unet only weights of the variant bf16 or fp16: name it",
+        ),
         (["config.json"], "The model no is incomplete: its unet has no weights"),
     ],
 )

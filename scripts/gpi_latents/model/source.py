@@ -191,7 +191,9 @@ def _decisive_files(
         elif config not in contents:
             raise ModelError(f"{owner} is incomplete: its {part} has no {config}. Get it again")
         if part == "vae" and (kind := contents[config].get("_class_name")) not in AUTOENCODERS:
-            raise ModelError(f"{folder} holds a {kind}, not a supported autoencoder: {', '.join(AUTOENCODERS)}")
+            raise ModelError(
+                f"{folder} holds {kind or 'another model'}, not a supported autoencoder: {', '.join(AUTOENCODERS)}"
+            )
         weights = part_weights(inside, part, variant, allow_pickle, owner)
         if weights and (missing := _missing_weights(weights, contents)):
             raise ModelError(f"{owner} is incomplete: its {part} has no {missing[0]}. Get it again")
