@@ -1,67 +1,72 @@
-"""The sheet and the config: what is accepted, what is refused with which words, what decides a latent."""
+"""The sheet: what is accepted, and what is refused by row and column."""
 
 from __future__ import annotations
 
-import json
-import re
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-import items
 import pytest
-import yaml
-from helpers.study import ROOT, draw
+from gpi_latents.recipe import recipe
+from gpi_latents.study.settings import load_config
+from gpi_latents.study.sheet import index_table
+from helpers.sheets import read, refused
 
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A working directory with two pictures."""
-    monkeypatch.chdir(tmp_path)
-    draw(tmp_path / "a.png")
-    draw(tmp_path / "b.png")
-    return tmp_path
-
-
-def read(folder, text, encoding="utf-8", **config):
-    (folder / "sheet.csv").write_bytes(text.encode(encoding))
-    return items.read_items(items.load_config({"items": "sheet.csv", "model_id": "demo", **config}))
-
-
-def refused(folder, text, encoding="utf-8", **config):
-    with pytest.raises(items.InputError) as caught:
-        read(folder, text, encoding, **config)
-    return str(caught.value)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.mark.fault("sheet")
-def test_cells_stay_as_they_are_written(folder):
+def test_cells_stay_as_they_are_written():
     for name in ("001", "NA", "1e5"):
-        draw(folder / f"{name}.png")
-    text = 'image,prompt,id,group\n001.png,null,001,007\nNA.png,"a, ""b""\nc",NA,None\n1e5.png,,1e5,1e400\n'
-    table = read(folder, text, encoding="utf-8-sig")
-    assert table["id"].tolist() == ["001", "NA", "1e5"]
-    assert table["prompt"].tolist() == ["null", 'a, "b"\nc', ""]
-    assert table["group"].tolist() == ["007", "None", "1e400"]
-    assert table.index.tolist() == [2, 3, 4]
+        Path(f"{name}.png").touch()
+    text = 'image,prompt,id,group\n001.png,null,001,007\n\nNA.png,"a, ""b""\r\nc",NA,None\n,,,\n1e5.png,,1e5,1e400\n'
+    for content in (text.encode(), text.encode("utf-8-sig")):
+        items = read(content)
+        assert items["id"].tolist() == ["001", "NA", "1e5"]
+        assert items["prompt"].tolist() == ["null", 'a, "b"\r\nc', ""]
+        assert items["group"].tolist() == ["007", "None", "1e400"]
+        assert items.index.tolist() == [2, 4, 6]
 
 
-def test_ids_default_to_stems(folder):
-    assert read(folder, "image,prompt\na.png,x\nb.png,y\n")["id"].tolist() == ["a", "b"]
-    draw(folder / "other/a.png")
-    message = refused(folder, "image,prompt\na.png,x\nother/a.png,y\n")
-    assert "row 3, column id: 'a' stands in row 2 already" in message
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_any_line_ending_is_accepted(ending):
+    items = read(f"image,prompt,Y{ending}a.png,x,1{ending}b.png,y,2")
+    assert items[["image", "prompt", "Y"]].to_numpy().tolist() == [["a.png", "x", "1"], ["b.png", "y", "2"]]
+
+
+def test_ids_are_by_default_the_file_names_of_the_images():
+    assert read("image,prompt\na.png,x\nb.png,y\n")["id"].tolist() == ["a", "b"]
+    message = refused("image,prompt\na.png,x\nphotos/a.png,y\n")
+    assert "row 3, column id: 'a' is in row 2 already" in message
     assert "column id to choose another" in message
 
 
-def test_a_row_overrides_the_config_and_a_blank_cell_does_not(folder):
-    text = "image,prompt,strength,seed,num_inference_steps\na.png,x,0.5,18446744073709551615,20.0\nb.png,y,,,\n"
-    table = read(folder, text, strength=0.25, seed=7, num_inference_steps=30)
-    assert table["strength"].tolist() == [0.5, 0.25]
-    assert table["seed"].tolist() == [2**64 - 1, 7]
-    assert table["num_inference_steps"].tolist() == [20, 30]
+def test_a_row_overrides_the_config_and_a_blank_cell_does_not():
+    text = "image,prompt,strength,seed,num_inference_steps\na.png,x, 0.5 ,18446744073709551615,20.0\nb.png,y,, ,\n"
+    items = read(text, strength=0.25, seed=7, num_inference_steps=30, negative_prompt="grey")
+    assert items["strength"].tolist() == [0.5, 0.25]
+    assert items["seed"].tolist() == [2**64 - 1, 7]
+    assert items["num_inference_steps"].tolist() == [20, 30]
+    assert items["negative_prompt"].tolist() == ["grey", "grey"]
+    assert {type(value) for value in items["strength"]} == {float}
+    assert {type(value) for value in [*items["seed"], *items["num_inference_steps"]]} == {int}
+
+
+def test_the_index_table_shows_the_settings_that_have_an_effect_then_your_columns():
+    items = read("image,prompt,Y,strength,seed\na.png,x,1,,\nb.png,y,NA,0.5,3\n", posterior="mode")
+    config = load_config({"model_id": "demo", "posterior": "mode"})
+    table = index_table(items, [recipe(config, item) for item in items.itertuples()])
+    assert table.astype(str).to_csv(index=False).splitlines() == [
+        "row,id,image,prompt,negative_prompt,strength,guidance_scale,num_inference_steps,seed,Y",
+        "0,a,a.png,x,,0.0,,,,1",
+        "1,b,b.png,y,,0.5,7.5,50,3,NA",
+    ]
 
 
 @pytest.mark.fault("sheet")
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problems"),
     [
         ("prompt\nx\n", ["column 'image' is missing"]),
         ("picture,text\na.png,x\n", ["column 'image' is missing", "column 'prompt' is missing"]),
@@ -69,149 +74,197 @@ def test_a_row_overrides_the_config_and_a_blank_cell_does_not(folder):
         ("image,promt\na.png,x\n", ["unknown column 'promt': did you mean 'prompt'?"]),
         ("image,prompt,Guidance Scale\na.png,x,1\n", ["did you mean 'guidance_scale'?"]),
         ("image,prompt,guidence_scale\na.png,x,1\n", ["did you mean 'guidance_scale'?"]),
-        ("image,prompt,prompt\na.png,x,y\n", ["column 'prompt' stands there 2 times"]),
+        ("image,prompt,prompt\na.png,x,y\n", ["column 'prompt' appears 2 times"]),
+        ("image,prompt,image\na.png,x,y\n", ["column 'image' appears 2 times"]),
+        ("image,prompt,\na.png,x,y\n", ["column 3 has no name"]),
+        ("image,prompt,row\na.png,x,y\n", ["column 'row' has a name that the index table needs"]),
         ("image,prompt,sha256\na.png,x,y\n", ["column 'sha256' has a name that the index table needs"]),
+        ("image,prompt,sheet_row\na.png,x,y\n", ["column 'sheet_row' has a name that the index table needs"]),
+        ("image,prompt,recipe_sha256\na.png,x,y\n", ["column 'recipe_sha256' has a name that the index table needs"]),
         ("image,prompt\n,x\n", ["row 2, column image: it is empty"]),
         ("image,prompt\na.png,x\nno.png,y\n", ["row 3, column image: no such file: 'no.png'"]),
         ("image,prompt\n.,x\n", ["row 2, column image: no such file: '.'"]),
         ("image,prompt\na{b}.png,x\n", ["row 2, column image: 'a{b}.png' is not a valid text", "without braces"]),
-        ("id,image,prompt\nu,a.png,x\nu,b.png,y\n", ["row 3, column id: 'u' stands in row 2 already"]),
-        ("id,image,prompt\n../u,a.png,x\n", ["row 2, column id: '../u' is not a valid text"]),
-        ("id,image,prompt\n.u,a.png,x\n", ["row 2, column id: '.u'"]),
-        ('id,image,prompt\n"u\n",a.png,x\n', ["row 2, column id: 'u\\n'"]),
-        (f"id,image,prompt\n{'u' * 129},a.png,x\n", ["row 2, column id:", "at most 128 characters"]),
+        ("id,image,prompt\nu,a.png,x\nu,b.png,y\n", ["row 3, column id: 'u' is in row 2 already"]),
+        ('id,image,prompt\n"u\n",a.png,x\n', ["row 2, column id: 'u\\n' is not a valid text"]),
         ("image,prompt,strength\na.png,x,1.5\n", ["row 2, column strength: 1.5 must be at most 1"]),
         ("image,prompt,strength\na.png,x,-0.1\n", ["row 2, column strength: -0.1 must be at least 0"]),
         ("image,prompt,strength\na.png,x,0.01\n", ["row 2, column strength: strength 0.01 of 50 steps makes no step"]),
-        ('image,prompt,strength\na.png,x,"0,5"\n', ["'0,5' is not a number; decimals are written with a point"]),
-        ("image,prompt,strength\na.png,x,nan\n", ["row 2, column strength: 'nan' is not a number"]),
-        ("image,prompt,guidance_scale\na.png,x,1e400\n", ["row 2, column guidance_scale: '1e400' is too large"]),
         ("image,prompt,num_inference_steps\na.png,x,0\n", ["column num_inference_steps: 0 must be at least 1"]),
-        ("image,prompt,num_inference_steps\na.png,x,2.5\n", ["'2.5' is not a whole number"]),
+        ("image,prompt,num_inference_steps\na.png,x,2.5\n", ["num_inference_steps: 2.5 is not a whole number"]),
         ("image,prompt,guidance_scale\na.png,x,-1\n", ["column guidance_scale: -1.0 must be at least 0"]),
         ("image,prompt,seed\na.png,x,-1\n", ["row 2, column seed: -1 must be at least 0"]),
-        (f"image,prompt,seed\na.png,x,{2**64}\n", ["column seed:", "must be at most 18446744073709551615"]),
+        (f"image,prompt,seed\na.png,x,{2**64}\n", [f"column seed: {2**64} must be at most 18446744073709551615"]),
+        (f"image,prompt,seed\na.png,x,{'1' * 5000}\n", ["column seed: '1111", "is too large"]),
         ("image,prompt\n", ["has a header but no rows"]),
+        ("image,prompt\n\n,\n", ["has a header but no rows"]),
         ("", ["is empty"]),
         ("image;prompt\na.png;x\n", ["separated by ';', not by commas"]),
-        ("image,prompt\na.png,x,y\n", ["not a regular CSV file", "Expected 2 fields in line 2, saw 3"]),
-        ("image,prompt\na.png\n", ["row 2: 1 cells, the header has 2"]),
+        ("image;prompt;strength\na.png;a, b;0,5\n", ["separated by ';', not by commas"]),
+        ("image\tprompt\na.png\tx\n", [r"separated by '\t', not by commas"]),
+        ("image|prompt\na.png|x\n", ["separated by '|', not by commas"]),
+        ("image,prompt\na.png,x,y\nb.png\n", ["row 2: 3 cells, the header has 2", "row 3: 1 cells, the header has 2"]),
+        ('image,prompt\na.png,"x\n', ["is not a regular CSV file (unexpected end of data)"]),
+        ('image,prompt\na.png,"x" y\n', ["is not a regular CSV file", "a quote in it is doubled"]),
         ("image,prompt\na.png,x\0\n", ["line 2 has a NUL byte"]),
     ],
 )
-def test_a_bad_sheet_is_refused_with_row_and_column(folder, text, told):
-    message = refused(folder, text)
+def test_a_bad_sheet_is_refused_with_row_and_column(text, problems):
+    message = refused(text)
     assert "sheet.csv" in message
-    for part in told:
-        assert part in message
+    for problem in problems:
+        assert problem in message
 
 
 @pytest.mark.fault("sheet")
-def test_latin_1_is_refused_with_its_line(folder):
-    assert "not UTF-8 (line 3)" in refused(folder, "image,prompt\na.png,x\nb.png,café\n", encoding="latin-1")
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("strength", "true", "'true' is not a number"),
+        ("strength", "FALSE", "'FALSE' is not a number"),
+        ("strength", "0,5", "'0,5' is not a number; decimals are written with a point"),
+        ("strength", "inf", "'inf' is not a number"),
+        ("strength", "-inf", "'-inf' is not a number"),
+        ("strength", "NaN", "'NaN' is not a number"),
+        ("guidance_scale", "1e400", "'1e400' is too large"),
+        ("guidance_scale", "1_000", "is not a number"),
+        ("guidance_scale", "٣", "is not a number"),
+        ("seed", "0x10", "is not a number"),
+        ("seed", "=1+1", "'=1+1' is not a number"),
+        ("num_inference_steps", "1e9", "1000000000 must be at most 999"),
+        ("prompt", "x" * 100_000, "the text has 100000 characters, more than 10000"),
+        ("negative_prompt", "x" * 100_000, "the text has 100000 characters, more than 10000"),
+        ("id", "../../x", "is not a valid text"),
+        ("id", "/etc/passwd", "is not a valid text"),
+        ("id", "../u", "'../u' is not a valid text"),
+        ("id", ".u", "'.u' is not a valid text. Name of the item"),
+        ("id", "a b", "is not a valid text"),
+        ("id", "$(id)", "is not a valid text"),
+        ("id", "é", "is not a valid text"),
+        ("id", "x" * 129, "at most 128 characters"),
+        ("image", "photos/{a}.png", "without braces"),
+        ("image", "photos/a\tb.png", "is not a valid text"),
+    ],
+)
+def test_a_cell_that_cannot_be_is_refused_by_row_and_column(column, value, problem):
+    cells = {"id": "a", "image": "a.png", "prompt": "x"} | {column: f'"{value}"'}
+    message = refused(",".join(cells) + "\n" + ",".join(cells.values()) + "\n")
+    assert f"has 1 error:\n  - row 2, column {column}: " in message
+    assert problem in message
+    assert len(message) < 1000
 
 
 @pytest.mark.fault("sheet")
-def test_all_faults_come_at_once_and_twenty_are_shown(folder):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("image,prompt\n".encode("utf-16"), "is not UTF-8 (line 1)"),
+        ("image,prompt\na.png,x\nb.png,café\n".encode("latin-1"), "is not UTF-8 (line 3)"),
+        ("\n\n\n", "has no header in row 1"),
+        (b"PK\x03\x04" + bytes(100), "has a NUL byte"),
+    ],
+)
+def test_a_file_that_is_not_a_sheet_is_refused(content, problem):
+    assert problem in refused(content)
+
+
+@pytest.mark.fault("sheet")
+def test_a_sheet_that_cannot_be_opened_is_named():
+    Path("folder.csv").mkdir()
+    assert "The sheet folder.csv cannot be read: Is a directory" in refused("", items="folder.csv")
+    assert "No sheet at none.csv (looked from" in refused("", items="none.csv")
+
+
+@pytest.mark.fault("sheet")
+def test_all_problems_are_shown_at_once_up_to_twenty():
     rows = "".join(f"none{number}.png,x,{2 + number}\n" for number in range(30))
-    message = refused(folder, "image,prompt,strength\n" + rows)
-    assert "has 60 faults" in message
-    assert message.count("  - row") == 20
-    assert "... and 40 more" in message
+    message = refused("image,prompt,strength\n" + rows)
+    assert "has 60 errors" in message
+    lines = [line for line in message.splitlines() if line.startswith("  - row")]
+    assert len(lines) == 20
+    places = [line.split(":")[0] for line in lines[:3]]
+    assert places == ["  - row 2, column image", "  - row 2, column strength", "  - row 3, column image"]
+    assert message.endswith("... and 40 more")
 
 
-@pytest.mark.fault("config")
-def test_all_config_faults_come_at_once():
-    with pytest.raises(items.InputError) as caught:
-        items.load_config({"seeds": 1, "strength": 2, "items": 5, "resize": "padd", "image_size": 100})
-    message = str(caught.value)
-    assert "unknown key 'seeds': did you mean 'seed'?" in message
-    assert "key strength: 2 must be at most 1" in message
-    assert "key items: 5 is not of type string" in message
-    assert "items: '...'" in message
-    assert "key resize: 'padd' is not one of" in message
-    assert "key image_size: 100 must be a multiple of 8" in message
+@pytest.mark.fault("sheet")
+def test_a_bad_row_among_100_000_is_named():
+    rows = "".join(f"i{number},a.png,x,{number}\n" for number in range(100_000))
+    message = refused(f"id,image,prompt,outcome\n{rows}i7,a.png,x,1\n")
+    assert "has 1 error:\n  - row 100002, column id: 'i7' is in row 9 already" in message
 
 
-@pytest.mark.fault("config")
-@pytest.mark.parametrize("path", ["/tmp/x", "../x", "a/../../x", "~/x", "a{b}", "."])
-def test_results_stay_below_the_working_directory(path):
-    with pytest.raises(items.InputError, match="key output_hidden_dir"):
-        items.load_config({"output_hidden_dir": path})
+@pytest.mark.fault("sheet")
+def test_ids_that_differ_only_in_case_are_refused():
+    message = refused("id,image,prompt\na,a.png,x\nb,b.png,x\nA,b.png,x\n")
+    assert "has 1 error:\n  - row 4, column id: 'A' and 'a' of row 2 differ only in case" in message
+
+
+@pytest.mark.fault("picture")
+def test_what_is_not_a_file_is_refused_by_row_before_the_run():
+    Path("link.png").symlink_to("gone.png")
+    os.mkfifo("pipe.png")
+    message = refused("image,prompt\nphotos,x\na.png,x\nlink.png,x\npipe.png,x\nno.png,x\n")
+    assert "has 4 errors" in message
+    assert "row 2, column image: no such file: 'photos' is a folder" in message
+    assert "row 4, column image: 'link.png' is a link to 'gone.png'" in message
+    assert "row 5, column image: 'pipe.png' is not a regular file" in message
+    assert "row 6, column image: no such file: 'no.png' (looked from" in message
+
+
+@pytest.mark.fault("picture")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(("mode", "outcome"), [(0o711, "read"), (0o644, "cannot be accessed: Permission denied")])
+def test_folders_that_can_be_entered_or_listed_alone(folder, mode, outcome):
+    """A picture in the first is read; one in the second is refused by its row."""
+    Path("sheet.csv").write_text("image,prompt\nphotos/a.png,x\n")
+    for parent in [folder, *folder.parents][:-1]:
+        if parent.stat().st_mode & 0o005 != 0o005:
+            parent.chmod(0o755)
+    (folder / "photos").chmod(mode)
+    code = (
+        "import os\n"
+        "from gpi_latents.study import settings, sheet\n"
+        "config = settings.load_config({'model_id': 'demo', 'items': 'sheet.csv'})\n"
+        "sheet.read_items(config)\n"  # imports what the other user may not be able to
+        "os.setuid(65534)\n"
+        "try: sheet.read_items(config); print('read')\n"
+        "except sheet.InputError as error: print(error)"
+    )
+    assert outcome in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.mark.fault("picture")
+def test_a_picture_of_tomorrow_is_refused_with_the_remedy():
+    os.utime("a.png", (4e9, 4e9))
+    assert "row 2, column image: 'a.png' is dated in the future (2096-" in refused("image,prompt\na.png,x\n")
+
+
+def test_the_column_that_colours_the_map_must_exist():
+    text = "image,prompt,treatment\na.png,x,1\n"
+    for column in ("treatment", "id", "image", "seed"):
+        read(text, report_color=column)
+    assert "has no column 'treatmnt': did you mean 'treatment'?" in refused(text, report_color="treatmnt")
+    read(text, report_color="treatmnt", report=False)
 
 
 @pytest.mark.fault("config")
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "problem"),
     [
-        ({"strength": float("nan")}, "key strength: nan is not a finite number"),
-        ({"model_id": "m{o}del"}, "key model_id: 'm{o}del' has braces"),
-        ({"model_id": "no such model"}, "is neither 'demo' nor a folder"),
-        ({"stacked": "results/hidden/hidden_a.pt"}, "key stacked:"),
-        ({"resize": "contain", "image_size": [64, 96]}, "it takes one number"),
+        ({"output_image_dir": "photos"}, "key output_image_dir puts results into the folder of 'photos/a.png'"),
+        ({"output_hidden_dir": "photos/"}, "key output_hidden_dir puts results into the folder of 'photos/a.png'"),
+        ({"output_hidden_dir": "linked"}, "key output_hidden_dir puts results into the folder of 'photos/a.png'"),
+        ({"stacked": "photos/R.npy"}, "key stacked puts results into the folder of 'photos/a.png'"),
+        ({"output_image_dir": "config"}, "key output_image_dir puts results into the folder of 'config/items.csv'"),
+        ({"items": "results/items.csv"}, "key stacked puts results into the folder of 'results/items.csv'"),
+        ({"items": "results/items.csv", "stacked": "R/R.pt"}, "'results/items.csv' is in results, the folder of the"),
+        ({"items": "logs/items.csv"}, "'logs/items.csv' is in logs, the folder of the results"),
     ],
 )
-def test_a_config_that_cannot_work_is_refused(config, told):
-    with pytest.raises(items.InputError, match=re.escape(told)):
-        items.load_config(config)
-
-
-def test_the_files_of_a_local_model_that_snakemake_watches_are_those_that_decide_it():
-    import model
-
-    folder = ROOT / "config/demo/model"
-    config = items.load_config({"model_id": str(folder)})
-    assert items.model_files(config) == [str(folder / name) for name in model.resolve(str(folder))["sha256"]]
-
-
-def test_the_command_lines_texts_become_the_schemas_types():
-    given = {"output_image_dir": "null", "resident": "false", "image_size": ["64", "96"], "strength": "0.5"}
-    config = items.load_config(given, given)
-    assert config["output_image_dir"] is None
-    assert config["resident"] is False
-    assert config["image_size"] == [64, 96]
-    assert config["strength"] == 0.5
-    with pytest.raises(items.InputError, match="is kept in the config file as items"):
-        items.load_config({"items": 1}, ["items"])  # was 001 on the command line
-
-
-def test_a_recipe_holds_what_decides_the_latent_and_nothing_else(folder):
-    text = "image,prompt,strength,guidance_scale,negative_prompt\na.png,x,0,,\na.png,x,0.5,3,n\na.png,x,0.5,1,n\n"
-    text = "id," + text.replace("a.png", "1,a.png", 1).replace("\na.png", "\n2,a.png", 1).replace(
-        "\na.png", "\n3,a.png"
-    )
-    config = items.load_config({"items": "sheet.csv", "model_id": "demo"})
-    still, guided, free = (items.recipe(config, row) for row in read(folder, text).itertuples())
-    assert not {"prompt", "negative_prompt", "guidance_scale", "num_inference_steps", "scheduler"} & still.keys()
-    assert guided["prompt"] == "x"
-    assert guided["negative_prompt"] == "n"
-    assert "negative_prompt" not in free
-    assert "seed" in still
-    row = next(read(folder, text).itertuples())
-    assert "seed" not in items.recipe(config | {"posterior": "mode"}, row)
-
-
-def test_one_and_one_point_zero_are_the_same_recipe(folder):
-    one, other = (
-        items.canonical(items.recipe(items.load_config({"model_id": "demo", "strength": strength}), row))
-        for strength in (1, 1.0)
-        for row in read(folder, "image,prompt\na.png,x\n", strength=strength).itertuples()
-    )
-    assert one == other
-
-
-def test_schema_config_file_and_documentation_agree():
-    """Every key and column has a description; config.yaml shows each key with its default; the README lists all."""
-    schema = items.schema()
-    readme = (ROOT / "config/README.md").read_text()
-    shown = (ROOT / "config/config.yaml").read_text()
-    for name, rule in schema["properties"].items():
-        assert f"| `{name}` | `{json.dumps(rule['default'])}` | {rule['description']} |" in readme
-        lines = re.findall(rf"^#? ?({name}: .*?)(?:  +#| #|$)", shown, re.MULTILINE)
-        assert lines, f"config.yaml does not show {name}"
-        assert rule["default"] in [yaml.safe_load(line)[name] for line in lines]
-    for name, rule in schema["$defs"]["item"]["properties"].items():
-        text = rule.get("description") or f"As the config's key `{name}`, for this row; blank takes the config's."
-        assert f"| `{name}` | {text} |" in readme
-    documented = set(re.findall(r"^\| `(\w+)`", readme, re.MULTILINE))
-    assert documented == {*schema["properties"], *schema["$defs"]["item"]["properties"]}
+def test_results_never_go_among_the_users_own_files(folder, config, problem):
+    (folder / "linked").symlink_to("photos")
+    for name in ("config", "results", "logs"):
+        (folder / name).mkdir()
+        (folder / name / "items.csv").write_text("image,prompt\nphotos/a.png,x\n")
+    assert problem in refused("", **({"items": "config/items.csv"} | config))

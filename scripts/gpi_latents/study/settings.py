@@ -237,11 +237,12 @@ def _combined_problems(config: Mapping[str, Any]) -> list[str]:
     taken = [os.path.normpath(config[key]) for key in ("output_hidden_dir", "output_image_dir") if config[key]]
     if os.path.dirname(os.path.normpath(config["stacked"])) in taken:
         problems.append("key stacked: it would be among the items' own files: put it into another folder")
+    if problem := model_id_problem(config["model_id"]):
+        problems.append(f"key model_id: {problem}")
     if str(config["vae_id"]).endswith(".safetensors"):
         problems.append("key vae_id: a single file has no config: name a folder in diffusers' layout or an id")
-    for key in ("model_id", "vae_id"):
-        if problem := model_id_problem(config[key]):
-            problems.append(f"key {key}: {problem}")
+    elif problem := model_id_problem(config["vae_id"]):
+        problems.append(f"key vae_id: {problem}")
     is_local = config["model_id"] != "demo" and os.path.exists(config["model_id"])
     if is_local and os.path.isdir(config["model_id"]) and (problem := family_problem(config["model_id"])):
         problems.append(f"key model_id: {problem}")
