@@ -1,0 +1,143 @@
+"""The figures: what they find, and that they can be drawn of every kind of results."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from gpi_latents.errors import InputError
+from gpi_latents.report import measures
+from gpi_latents.report.latent_figures import color_column, color_groups
+from helpers.report import draw_figures, random_latents
+from helpers.study import ROOT
+
+
+def test_outliers_are_named_with_their_channel(drawn):
+    _, facts = drawn
+    found = facts["values"]
+    assert {one["id"] for one in found["named"]} == {"p17", "p30"}
+    assert found["outlying"] == 2
+    first = next(one for one in found["named"] if one["id"] == "p17")
+    assert (first["channel"], first["kind"]) == (2, "mean")
+    assert first["value"] == pytest.approx(3, abs=0.5)
+
+
+def test_near_duplicates_and_same_latents_are_named(drawn):
+    page, facts = drawn
+    found = facts["duplicates"]
+    assert [one["id"] for one in found["pairs"][0]["items"]] == ["p7", "p41"]
+    assert found["pairs"][0]["distance"] < 0.02
+    assert len(found["pairs"]) == 3
+    assert found["near"] == 2
+    assert [[one["id"] for one in group] for group in found["same"]] == [["p3", "p50"]]
+    assert "2 items in 1 group" in page.text
+
+
+def test_the_worst_items_are_shown_and_edited_ones_apart(drawn):
+    page, facts = drawn
+    found = facts["reconstruction"]
+    assert {one["id"] for one in found["edited"]} == {"p4", "p9"}
+    assert found["edited"][0]["psnr"] <= found["edited"][1]["psnr"]
+    assert {one["id"] for one in found["worst"]} == {f"p{number}" for number in range(14, 60, 5)}
+    assert found["worst"][0]["psnr"] <= found["worst"][1]["psnr"] < 30
+    assert len(found["items"]) == 60
+    best = next(one for one in found["items"] if one["id"] == "p0")
+    assert (best["psnr"], best["ssim"]) == (measures.IDENTICAL, 1.0)
+    assert "Worst at strength 0" in page.text
+    assert "strength 0.8: a red circle" in page.text
+
+
+def test_run_times_come_from_the_logs(drawn):
+    page, facts = drawn
+    found = facts["run_times"]
+    assert (found["known"], found["devices"], found["median"]) == (3, {"cpu": 2, "cuda:0": 1}, 0.5)
+    slowest = found["slowest"][0]
+    assert (slowest["id"], slowest["seconds"], slowest["whole"]) == ("p1", 12.5, 20.0)
+    assert "3 of 60 items have a log" in page.text
+
+
+def test_the_treatment_colours_the_map_by_default(drawn, made):
+    page, facts = drawn
+    assert (facts["map"]["column"], facts["map"]["kind"]) == ("treatment", "categories")
+    assert "The colours show the column treatment" in page.text
+    results = made(random_latents(1), pictures=False)
+    assert color_column(results) is None
+    results.config["report_color"] = "strength"
+    assert color_column(results) == "strength"
+    results.config["report_color"] = "nothing"
+    with pytest.raises(InputError, match="has no column 'nothing'"):
+        color_column(results)
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "names"),
+    [
+        (["1", "0", "1"], "categories", ["0", "1"]),
+        (["10", "9", "9"], "categories", ["9", "10"]),
+        (["x"] * 4, "categories", ["x"]),
+        (["a", "", "b", " "], "categories", ["a", "b", "blank"]),
+        ([""] * 3, "categories", ["blank"]),
+        ([f"{number / 10}" for number in range(20)] + [""], "numbers", []),
+        ([f"c{number % 12}" for number in range(60)], "categories", [*[f"c{n}" for n in range(6)], "6 others"]),
+        (["inf", *map(str, range(20))], "categories", [*["inf", "0", "1", "2", "3", "4"], "15 others"]),
+        (["nan", "NA", "1"], "categories", ["nan", "NA", "1"]),
+        (["blank", "others", ""], "categories", ["blank", "others", "blank"]),
+    ],
+)
+def test_a_column_becomes_colours(cells, kind, names):
+    found, groups = color_groups(pd.Series(cells))
+    assert found == kind
+    assert [group.name for group in groups] == names
+    if groups:
+        assert np.array_equal(sum(group.members.astype(int) for group in groups), np.ones(len(cells)))
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["x"] * 30, "categories"),
+        ([f"c{number}" for number in range(30)], "categories"),
+        (["", *[f"c{number}" for number in range(29)]], "categories"),  # eight groups, one more than the colours
+        ([str(number / 7) for number in range(29)] + [""], "numbers"),
+        (["", *["$\\frac$ _^ & <b>" + "long" * 50] * 29], "categories"),
+        ([""] * 30, "categories"),
+    ],
+)
+def test_every_kind_of_column_can_colour_the_map(made, cells, kind):
+    results = made(random_latents(30), pictures=False, config={"report_color": "a $ column"}, **{"a $ column": cells})
+    facts = draw_figures(results, ["map"])["map"]
+    assert (facts["column"], facts["kind"]) == ("a $ column", kind)
+
+
+def command(figure: str, monkeypatch, capsys) -> str:
+    """What scripts/figures.py says of a figure that cannot be drawn."""
+    arguments = f"--plan plan --figure {figure} --index results/index.csv --output a.png a.json"
+    monkeypatch.setattr(sys, "argv", ["figures.py", *arguments.split()])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "scripts/figures.py"), run_name="__main__")
+    assert ended.value.code == 1
+    assert not Path("a.png").exists()
+    return capsys.readouterr().err
+
+
+def test_a_damaged_tensor_is_a_message(made, monkeypatch, capsys):
+    results = made(random_latents(3), pictures=False)
+    draw_figures(results, ["map"])
+    results.index[:2].to_csv("results/index.csv", index=False)
+    message = "results/latents.npy and results/index.csv do not belong together: run snakemake again\n"
+    assert command("map", monkeypatch, capsys) == message
+    Path("results/latents.npy").write_bytes(b"x")
+    message = command("map", monkeypatch, capsys)
+    assert message.startswith("results/latents.npy is no")
+    assert len(message.splitlines()) == 1
+
+
+def test_neither_figures_nor_report_import_the_model():
+    code = "import sys, gpi_latents.report.figures, gpi_latents.report.page, skimage.metrics; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "diffusers", "transformers"} & set(ran.stdout.split())

@@ -1,0 +1,82 @@
+"""The report of a real run, and when it is made again."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pandas as pd
+import pytest
+from gpi_latents import paths
+from helpers.report import check_page
+from helpers.study import Study
+
+
+@pytest.fixture
+def copy(demo, tmp_path) -> Study:
+    """A copy of the finished demo, which a test may change."""
+    shutil.copytree(demo.folder, tmp_path / "copy")
+    return Study(tmp_path / "copy")
+
+
+def report_jobs(run) -> dict[str, int]:
+    """Planned jobs of the report's rules, beside `Run.jobs`."""
+    table = re.findall(r"^ *(figure|report) +(\d+) *$", run.output, re.MULTILINE)
+    return run.jobs | {rule: int(count) for rule, count in table}
+
+
+def test_the_demo_ends_with_a_report(demo):
+    assert report_jobs(demo.first)["figure"] == len(paths.FIGURES)
+    assert report_jobs(demo.first)["report"] == 1
+    html = (demo.folder / "results/report.html").read_text(encoding="utf-8")
+    assert len(html) < 3_000_000
+    page = check_page(html)
+    for title, _ in paths.FIGURES.values():
+        assert title in page.text
+    index = demo.index()
+    assert set(index["id"]) <= set(re.findall(r"shape_\d+", page.text))
+    assert len([source for source in page.loaded if source.startswith("data:image/png")]) == len(paths.FIGURES) - 1
+    assert len([source for source in page.loaded if source.startswith("data:image/webp")]) >= 2 * len(index)
+    assert "strength 0.7: a purple square" in page.text
+    assert "treatment" in page.text
+    assert "diffusers 0." in page.text
+    for log in [*(f"figure/{name}" for name in paths.FIGURES), "report"]:
+        assert (demo.folder / f"logs/{log}.log").read_text().startswith(("drew", "wrote"))
+
+
+def test_snakemakes_own_report_holds_the_figures_with_captions(demo, tmp_path):
+    target = tmp_path / "out.html"
+    demo.run("--report", str(target))
+    html = target.read_text(encoding="utf-8")
+    for name, (title, category) in paths.FIGURES.items():
+        assert f"{name}.png" in html
+        assert title in html
+        assert category in html
+    assert "Items that are close together have similar latents" in html
+    assert "snakemake.wildcards" not in html
+
+
+def test_what_makes_the_report_again(copy):
+    copy.config(report=True, report_color="size")
+    assert report_jobs(copy.run()) == {"figure": 1, "report": 1}
+    assert "<b>size</b>" in (copy.folder / "results/report.html").read_text()
+    sheet = pd.read_csv(copy.folder / "config/items.csv", dtype=str, keep_default_na=False)
+    sheet.loc[0, "treatment"] = "2"
+    copy.sheet(sheet.to_dict("records"))
+    planned = report_jobs(copy.run("--dry-run"))
+    assert planned == {"stack": 1, "figure": len(paths.FIGURES), "report": 1}
+    (copy.folder / "results/report.html").unlink()
+    copy.config()
+    assert report_jobs(copy.run("--dry-run")) == {"stack": 1}
+    copy.config(report=True, report_color="sizee")
+    run = copy.run("--dry-run", fails=True)
+    assert "has no column 'sizee': did you mean 'size'?" in run.text
+    assert "Traceback" not in run.output
+
+
+def test_a_lost_picture_is_drawn_again_and_a_failure_is_explained(copy):
+    (copy.folder / "results/report/map.png").unlink()
+    (copy.folder / "results/latents.pt").write_bytes(b"no tensor")
+    run = copy.run(fails=True)
+    assert "results/latents.pt is no" in run.text
+    assert "stacked" not in run.text
