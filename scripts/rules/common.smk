@@ -37,6 +37,10 @@ EXTRACT = STUDY.extract_command(PYTHON, workflow.resource_settings.cores)
 FIGURES = STUDY.figures
 MODEL = paths.MODEL  # by its name, since with rules.model.output planning grows with the square of the items
 
+# Where another workflow imports this one as a module, Snakemake prints commands with the variables of that one.
+for name in ("PYTHON", "SCRIPTS", "PLAN", "EXTRACT", "FIGURES"):
+    workflow.modifier_stack[0].globals.setdefault(name, globals()[name])
+
 # For the commands of profiles/slurm, which Snakemake runs from the working directory.
 os.environ |= {"GPI_PYTHON": sys.executable, "GPI_SLURM": f"{SCRIPTS}/slurm.py"}
 
