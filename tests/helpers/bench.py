@@ -75,6 +75,14 @@ class Bench(Study):
         """The names of the latents."""
         return sorted(path.name for path in (self.folder / "results/hidden").glob("*.pt"))
 
+    def begun(self, name: str) -> None:
+        """Wait until a stub has begun an item."""
+        wait_for((self.folder / f"results/hidden/{name}.pt.begun").exists, what=f"{name} to begin")
+
+    def abandoned(self, name: str) -> None:
+        """Wait until a stub has given up an item."""
+        wait_for((self.folder / f"results/hidden/{name}.pt.abandoned").exists, what=f"{name} to be given up")
+
     def resident(self) -> psutil.Process:
         return wait_for(lambda: residents(self.folder), what="the resident")[0]
 

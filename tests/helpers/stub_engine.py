@@ -5,13 +5,16 @@ Run as a program with the arguments of scripts/resident.py.
 
 from __future__ import annotations
 
+import json
 import queue
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+from gpi_latents.core.pictures import open_picture
 from gpi_latents.errors import ModelError
+from gpi_latents.files import write_whole
 from gpi_latents.joblog import Finished
 
 STEP_SECONDS = 0.01
@@ -33,14 +36,17 @@ class StubEngine:
         pass
 
     def extract(self, request, is_wanted: Callable[[], bool]) -> Finished:
+        """Leaves files beside the latent that say how far it came."""
+        _, notes = open_picture(request.image)
         Path(f"{request.latent}.begun").touch()
         for _ in range(request.recipe["num_inference_steps"]):
             time.sleep(STEP_SECONDS)
             if not is_wanted():
                 Path(f"{request.latent}.abandoned").touch()
                 raise InterruptedError("its Snakemake has ended")
-        Path(request.latent).write_text(str(request.recipe))
-        return Finished([], [1, 4, 8, 8], 0.1, 0.2, "stub")
+        Path(f"{request.latent}.begun").unlink()
+        write_whole(request.latent, json.dumps(request.recipe).encode())
+        return Finished(notes, [1, 4, 8, 8], 0.1, 0.2, "stub")
 
 
 if __name__ == "__main__":

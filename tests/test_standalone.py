@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
-import diffusion
+import gpi_latents
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from gpi_latents import extract_images, paths
+from gpi_latents.core.diffusion import Model, same_bits
+from gpi_latents.errors import ItemError
+from gpi_latents.paths import DEMO_MODEL
+from gpi_latents.resident.engine import Engine, Request
+from gpi_latents.study.settings import load_config
 from helpers import families
+from helpers.bench import RECIPE, demo_model
 from helpers.study import draw
 from PIL import Image
 
@@ -24,7 +32,7 @@ def read(paths: list[Path]) -> list[torch.Tensor]:
 
 
 def test_the_example_of_the_references_documentation_works(pictures, tmp_path):
-    paths = diffusion.extract_images(
+    paths = extract_images(
         images=[str(path) for path in pictures],
         prompts=["no change"] * 3,
         output_hidden_dir=str(tmp_path / "hidden"),
@@ -42,56 +50,59 @@ def test_the_example_of_the_references_documentation_works(pictures, tmp_path):
     assert sizes == [(64, 64), (104, 64), (512, 256)]
 
 
-def test_its_latents_are_those_of_the_workflow(study):
-    rows = study.pictures(2, size=(96, 64), strength=0.5)
-    study.config(resize="contain", image_size=512, seed=5, num_inference_steps=4)
-    study.run()
-    paths = diffusion.extract_images(
-        [study.folder / row["image"] for row in rows],
-        "a red circle",
-        study.folder / "function",
-        model_id="demo",
-        strength=0.5,
-        num_inference_steps=4,
-        seed=5,
-    )
-    assert all(torch.equal(latent, study.latent(f"p{n}")) for n, latent in enumerate(read(paths)))
+def test_its_files_are_those_of_the_workflow(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    Path(paths.MODEL).write_text(demo_model())
+    engine = Engine(load_config({"model_id": "demo", "device": "cpu"}), workers=1)
+    contain = {"model_id": "demo", "revision": None, "dtype": "float32", "image_size": 512, "resize": "contain"}
+    settings = {"strength": 0.5, "num_inference_steps": 4, "seed": 5}
+    made = extract_images(pictures, "a red circle", tmp_path / "function", model_id="demo", **settings)
+    for picture, path in zip(pictures, made, strict=True):
+        engine.extract(Request(str(picture), RECIPE | contain | settings | {"scheduler": "auto"}, "a.pt"))
+        assert path.read_bytes() == Path("a.pt").read_bytes()
+
+
+def test_no_module_takes_the_name_of_a_public_function():
+    for name in gpi_latents.__all__:
+        assert importlib.util.find_spec(f"gpi_latents.{name}") is None
+        assert callable(getattr(gpi_latents, name))
 
 
 @pytest.mark.parametrize("kind", [str, Path, Image.open])
 def test_one_picture_may_be_a_text_a_path_or_an_open_picture(pictures, tmp_path, kind):
-    expected = diffusion.extract_images(pictures[:1], ["x"], tmp_path / "a", model_id="demo", seed=1)
-    paths = diffusion.extract_images(kind(pictures[0]), "x", tmp_path / "b", model_id="demo", seed=1)
+    expected = extract_images(pictures[:1], ["x"], tmp_path / "a", model_id="demo", seed=1)
+    paths = extract_images(kind(pictures[0]), "x", tmp_path / "b", model_id="demo", seed=1)
     assert torch.equal(*read([expected[0], paths[0]]))
 
 
-def test_files_are_written_anew_and_nothing_else(pictures, tmp_path):
-    first = diffusion.extract_images(pictures[0], "x", tmp_path / "out", model_id="demo", seed=1)
+def test_existing_files_are_replaced_and_nothing_else_is_made(pictures, tmp_path):
+    first = extract_images(pictures[0], "x", tmp_path / "out", model_id="demo", seed=1)
     before = read(first)[0]
-    again = diffusion.extract_images(pictures[0], "x", tmp_path / "out", model_id="demo", seed=2)
+    again = extract_images(pictures[0], "x", tmp_path / "out", model_id="demo", seed=2)
     assert first == again
     assert not torch.equal(before, read(again)[0])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["hidden_0.pt"]
-    diffusion.extract_images(pictures[0], "x", tmp_path / "out", model_id="demo", seed=1)
+    extract_images(pictures[0], "x", tmp_path / "out", model_id="demo", seed=1)
     assert torch.equal(before, read(first)[0])
 
 
 def test_without_a_seed_chance_differs_from_picture_to_picture(pictures, tmp_path):
-    one, other = read(diffusion.extract_images([pictures[0]] * 2, "x", tmp_path / "out", model_id="demo"))
+    one, other = read(extract_images([pictures[0]] * 2, "x", tmp_path / "out", model_id="demo"))
     assert not torch.equal(one, other)
 
 
 def test_the_model_is_loaded_once_for_repeated_calls(pictures, tmp_path):
     folder = families.model("stable-diffusion", tmp_path)
-    diffusion.extract_images(pictures[0], "x", tmp_path / "out", model_id=folder, seed=1)
+    extract_images(pictures[0], "x", tmp_path / "out", model_id=folder, seed=1)
     (folder / "vae/diffusion_pytorch_model.safetensors").unlink()
-    diffusion.extract_images(pictures[0], "x", tmp_path / "out", model_id=folder, seed=2)
+    extract_images(pictures[0], "x", tmp_path / "out", model_id=folder, seed=2)
 
 
-def test_columns_of_a_table_and_numbers_of_numpy_are_taken(pictures, tmp_path):
+def test_columns_of_a_table_and_numbers_of_numpy_are_accepted(pictures, tmp_path):
     paths = [str(path) for path in pictures]
     expected = read(
-        diffusion.extract_images(
+        extract_images(
             paths, ["a", "b", "c"], tmp_path / "a", model_id="demo", strength=0.5, num_inference_steps=4, seed=3
         )
     )
@@ -102,7 +113,7 @@ def test_columns_of_a_table_and_numbers_of_numpy_are_taken(pictures, tmp_path):
         (np.array(paths), np.array(["a", "b", "c"])),
         ((path for path in pictures), table["prompt"].to_numpy()),
     ):
-        made = diffusion.extract_images(images, prompts, tmp_path / "b", model_id="demo", device="auto", **numbers)
+        made = extract_images(images, prompts, tmp_path / "b", model_id="demo", device="auto", **numbers)
         assert all(torch.equal(one, other) for one, other in zip(expected, read(made), strict=True))
 
 
@@ -112,16 +123,16 @@ def test_a_relative_model_is_another_one_in_another_working_directory(pictures, 
         (tmp_path / name).mkdir()
         families.model(family, tmp_path).rename(tmp_path / name / "model")
         monkeypatch.chdir(tmp_path / name)
-        made += read(diffusion.extract_images(pictures[0], "x", "out", model_id="model", seed=1))
+        made += read(extract_images(pictures[0], "x", "out", model_id="model", seed=1))
     assert not torch.equal(*made)
     # What is loaded later comes from the same model.
     monkeypatch.chdir(tmp_path)
     options = {"strength": 1, "num_inference_steps": 2, "seed": 1}
-    diffusion.extract_images(pictures[0], "x", "out", model_id="two/model", **options)
+    extract_images(pictures[0], "x", "out", model_id="two/model", **options)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "problem"),
     [
         ({"prompts": ["a", None, "c"]}, r"prompts\[1\] is of the type NoneType, not a text"),
         ({"images": np.zeros((1, 8, 8, 3))}, r"images\[0\] is of the type ndarray, not a path or a PIL picture"),
@@ -135,20 +146,20 @@ def test_a_relative_model_is_another_one_in_another_working_directory(pictures, 
         ({"model_id": "no such model"}, "is neither 'demo' nor a folder"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_loaded_or_written(pictures, tmp_path, settings, told):
+def test_impossible_settings_are_refused_before_anything_is_loaded_or_written(pictures, tmp_path, settings, problem):
     given = {"images": pictures, "prompts": "x", "output_hidden_dir": tmp_path / "out", "model_id": "demo"} | settings
-    with pytest.raises(ValueError, match=told):
-        diffusion.extract_images(**given)
+    with pytest.raises(ValueError, match=problem):
+        extract_images(**given)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_picture_is_named_and_those_before_it_are_done(pictures, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"images\[1\]: no such file"):
-        diffusion.extract_images([pictures[0], "nowhere.png"], "x", tmp_path / "out", model_id="demo")
+        extract_images([pictures[0], "nowhere.png"], "x", tmp_path / "out", model_id="demo")
     assert not (tmp_path / "out").exists()
     pictures[1].write_text("no picture")
-    with pytest.raises(diffusion.ItemError, match=r"images\[1\]: the picture .* cannot be read"):
-        diffusion.extract_images(pictures, "x", tmp_path / "out", model_id="demo")
+    with pytest.raises(ItemError, match=r"images\[1\]: the picture .* cannot be read"):
+        extract_images(pictures, "x", tmp_path / "out", model_id="demo")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["hidden_0.pt"]
 
 
@@ -157,23 +168,23 @@ def test_settings_of_the_callers_torch_stay_as_they_are(pictures, tmp_path):
     torch.set_num_threads(2)
     random = torch.random.get_rng_state()
     try:
-        diffusion.extract_images(pictures[0], "x", tmp_path / "out", model_id="demo", strength=0.5, seed=1)
+        extract_images(pictures[0], "x", tmp_path / "out", model_id="demo", strength=0.5, seed=1)
         assert torch.get_num_threads() == 2
         assert not torch.are_deterministic_algorithms_enabled()
         assert torch.equal(random, torch.random.get_rng_state())
     finally:
-        diffusion.same_bits()
+        same_bits()
 
 
-def test_a_progress_bar_is_shown_and_a_cut_prompt_is_told(pictures, tmp_path, capsys):
+def test_a_progress_bar_is_shown_and_a_cut_prompt_is_reported(pictures, tmp_path, capsys):
     with pytest.warns(UserWarning, match=r"images\[0\]: prompt cut"):
-        diffusion.extract_images(
+        extract_images(
             pictures[0], "red " * 100, tmp_path / "out", model_id="demo", strength=0.5, num_inference_steps=2
         )
     assert "Extracting: 100%" in capsys.readouterr().err
 
 
 def test_a_picture_is_the_decoded_latent(pictures, tmp_path):
-    paths = diffusion.extract_images(pictures[0], "x", tmp_path / "a", tmp_path / "b", model_id="demo", seed=1)
+    paths = extract_images(pictures[0], "x", tmp_path / "a", tmp_path / "b", model_id="demo", seed=1)
     shown = np.asarray(Image.open(tmp_path / "b/gen_0.png"))
-    assert np.array_equal(shown, np.asarray(diffusion.Model(families.TOKENIZER.parent).decode(read(paths)[0])))
+    assert np.array_equal(shown, np.asarray(Model(DEMO_MODEL).decode(read(paths)[0])))

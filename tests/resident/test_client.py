@@ -1,0 +1,175 @@
+"""The client: one resident, whatever happens to it or around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from gpi_latents import joblog, paths
+from gpi_latents.study.settings import load_config
+from gpi_latents.study.study import Study
+from helpers.bench import LONG, Bench, finished
+from helpers.study import ROOT, residents, wait_for
+
+
+def test_clients_that_start_together_get_one_resident_and_it_ends_when_idle(tmp_path):
+    """With a real model."""
+    bench = Bench(tmp_path / "study", resident_idle_seconds=2)
+    clients = [bench.client(f"x{number}", picture=number == 0) for number in range(8)]
+    bench.resident()
+    assert len(residents(bench.folder)) == 1
+    outputs = [finished(client) for client in clients]
+    assert any("loading the model" in output for output in outputs)  # progress for those who wait
+    for output in outputs:
+        *states, last = output.splitlines()
+        assert set(states) <= set(joblog.STATES)
+        assert len(set(states)) == len(states)  # each once
+        assert json.loads(last)["notes"] == ["PNG 64 x 64 RGB"]
+    assert len(residents(bench.folder)) == 1
+    assert bench.resident_log().count("loaded the model") == 1
+    assert torch.load(bench.folder / "results/hidden/x0.pt", weights_only=True).shape == (1, 4, 8, 8)
+    assert [path.name for path in (bench.folder / "results/images").iterdir()] == ["x0.png"]
+    wait_for(bench.nothing_left, what="the idle resident to end")
+
+
+@pytest.mark.fault("kill")
+def test_a_client_that_is_killed_does_not_block_the_next_and_writes_nothing(shared):
+    killed = [shared.client(f"killed{number}", **LONG) for number in range(2)]
+    for number in range(2):
+        shared.begun(f"killed{number}")
+    resident = shared.resident()
+    for client in killed:
+        client.kill()
+        client.wait()
+    finished(shared.client("next"))
+    assert residents(shared.folder) == [resident]
+    for number in range(2):
+        shared.abandoned(f"killed{number}")
+    assert shared.hidden() == ["next.pt", "warm.pt"]
+
+
+@pytest.mark.fault("kill")
+def test_a_resident_that_is_killed_is_replaced_and_the_item_is_done(bench):
+    client = bench.client("only", num_inference_steps=300)
+    bench.begun("only")
+    bench.resident().kill()
+    output = finished(client)
+    assert "ended while it was processing this item (out of memory? killed?); trying again with a new one" in output
+    assert bench.hidden() == ["only.pt"]
+
+
+@pytest.mark.fault("kill")
+def test_an_item_that_kills_every_resident_fails_with_the_end_of_its_log(bench):
+    client = bench.client("only", **LONG)
+    for _ in range(2):
+        bench.begun("only")
+        (bench.folder / "results/hidden/only.pt.begun").unlink()
+        bench.resident().kill()
+    first, second, *end = finished(client, 1).splitlines()
+    assert first.startswith("the resident model ended while it was processing this item")
+    assert second.startswith(f"{joblog.ERROR}the resident model ended while it was processing this item")
+    assert end[0].startswith("The end of logs/resident-")
+    assert "loaded the model" in " ".join(end)
+
+
+@pytest.mark.fault("model")
+def test_a_resident_that_cannot_start_fails_the_item_with_the_end_of_its_log(bench):
+    (bench.folder / "resident.py").unlink()
+    output = finished(bench.client("only"), 1)
+    assert "error: the resident model ended before it listened" in output
+    assert "No such file or directory" in output
+
+
+def test_another_model_or_slurm_job_is_not_served_by_the_old_process(bench):
+    finished(bench.client("first"))
+    model = bench.folder / paths.MODEL
+    model.write_text(model.read_text().replace('"revision": null', '"revision": "other"'))
+    finished(bench.client("second"))
+    assert len(residents(bench.folder)) == 2
+    bench.environment["SLURM_JOB_ID"] = "77"
+    finished(bench.client("third"))
+    assert len(residents(bench.folder)) == 3
+    for process in residents(bench.folder):
+        process.terminate()
+    wait_for(bench.nothing_left, what="the residents to end")
+
+
+def test_edited_code_is_not_served_by_the_old_process(tmp_path, monkeypatch):
+    study = SimpleNamespace(config=load_config({"model_id": "demo"}))
+    name = Study._resident_name(study, "python")
+    copy = shutil.copytree(paths.PACKAGE, tmp_path / "gpi_latents", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(paths, "PACKAGE", copy)
+    assert Study._resident_name(study, "python") == name
+    with (copy / "core/diffusion.py").open("a") as source:
+        source.write("\n# edited\n")
+    assert Study._resident_name(study, "python") != name
+
+
+@pytest.mark.fault("kill")
+def test_what_a_killed_resident_leaves_is_cleared_by_the_next_of_any_model(bench):
+    finished(bench.client("first"))
+    resident = bench.resident()
+    resident.kill()
+    resident.wait()
+    left = {path.name for path in bench.tmp.glob("*/*")}
+    assert left
+    model = bench.folder / paths.MODEL
+    model.write_text(model.read_text().replace('"revision": null', '"revision": "other"'))
+    finished(bench.client("second"))
+    assert not left & {path.name for path in bench.tmp.glob("*/*")}
+
+
+@pytest.mark.fault("kill")
+def test_a_resident_that_is_stopped_is_given_up(bench):
+    text = bench.script.read_text()
+    assert "PATIENCE = 120.0" in text
+    bench.script.write_text(text.replace("PATIENCE = 120.0", "PATIENCE = 3.0"))
+    client = bench.client("first", **LONG)
+    bench.begun("first")
+    bench.resident().send_signal(signal.SIGSTOP)
+    assert "error: the resident model has given no sign of life for 3 s: end that process" in finished(client, 1)
+
+
+def test_a_long_tmpdir_works(bench):
+    bench.environment["TMPDIR"] = str(bench.tmp / ("x" * 200))
+    Path(bench.environment["TMPDIR"]).mkdir()
+    finished(bench.client("first"))
+    bench.resident().terminate()
+    wait_for(lambda: not residents(bench.folder))
+
+
+@pytest.mark.fault("stranger")
+def test_a_directory_that_others_can_enter_is_refused(bench):
+    (bench.tmp / f"gpi-latents-{os.getuid()}-{os.uname().nodename.partition('.')[0][-16:]}").mkdir(mode=0o755)
+    assert "is not a private directory of yours" in finished(bench.client("first"), 1)
+
+
+@pytest.mark.fault("stranger")
+def test_sockets_are_private(shared):
+    assert stat.S_IMODE(Path(shared.socket_path()).parent.stat().st_mode) == 0o700
+
+
+def test_texts_arrive_as_they_are(shared):
+    prompt = "a\nb\t\"c\" \\ 'd' $(e) {f} é 図"
+    image = str(shared.folder / "-r \"f\\ {x}\\n'é.png")
+    shutil.copy(shared.folder / "warm.png", image)
+    finished(shared.client("texts", image=image, prompt=prompt))
+    made = json.loads((shared.folder / "results/hidden/texts.pt").read_text())
+    assert made["prompt"] == prompt
+    (shared.folder / "results/hidden/texts.pt").unlink()
+
+
+def test_the_client_imports_nothing_heavy():
+    """It runs once per item, with no packages and few modules."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import extract; print(*sys.modules)"
+    modules = subprocess.check_output([sys.executable, "-I", "-S", "-c", code], text=True).split()
+    assert not {"json", "argparse", "re", "socket", "subprocess", "pathlib", "typing"} & set(modules)

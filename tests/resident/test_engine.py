@@ -1,0 +1,135 @@
+"""One item from end to end, with the demo's model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gpi_latents import paths
+from gpi_latents.errors import ItemError, ModelError
+from gpi_latents.recipe import recipe_digest
+from gpi_latents.resident import engine as module
+from gpi_latents.resident.engine import Engine, Request
+from gpi_latents.study.settings import load_config
+from helpers.bench import RECIPE, demo_model
+from helpers.study import draw
+from PIL import Image
+
+CONFIG = load_config({"model_id": "demo", "device": "cpu"})
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> Engine:
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("engine"))
+    try:
+        Path("results").mkdir()
+        Path(paths.MODEL).write_text(demo_model())
+        return Engine(CONFIG, workers=2)
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture
+def request_(tmp_path, monkeypatch) -> Request:
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "p.png", (64, 64))
+    return Request("p.png", RECIPE, "a.pt", "a.png")
+
+
+def made() -> set[str]:
+    return {path.name for path in Path().iterdir()} - {"p.png"}
+
+
+def test_an_item_leaves_its_latent_its_picture_and_a_report(engine, request_):
+    finished = engine.extract(request_)
+    assert (finished.notes, finished.shape, finished.device) == (["PNG 64 x 64 RGB"], [1, 4, 8, 8], "cpu")
+    assert 0 < finished.seconds <= finished.total_seconds
+    (model,) = engine.models
+    latent = torch.load("a.pt", weights_only=True)
+    assert torch.equal(latent, model.latent(model.prepare("p.png", RECIPE)[0], RECIPE))
+    assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(model.decode(latent)))
+    assert Path("a.pt").read_bytes().endswith(recipe_digest(RECIPE).encode())
+    engine.extract(Request("p.png", RECIPE, "b.pt"))
+    assert made() == {"a.pt", "a.png", "b.pt"}
+    assert Path("b.pt").read_bytes() == Path("a.pt").read_bytes()
+
+
+def test_a_long_prompt_is_noted(engine, request_):
+    finished = engine.extract(Request("p.png", RECIPE | {"prompt": "red " * 100}, "a.pt"))
+    assert "prompt cut: tokenizer reads 77 of its 102 tokens" in finished.notes
+
+
+def test_an_item_that_nobody_waits_for_ends_at_the_next_step_and_writes_nothing(engine, request_):
+    asked = []
+
+    def is_wanted() -> bool:
+        asked.append(1)
+        return len(asked) < 3  # asked first before all, then after each step
+
+    with pytest.raises(InterruptedError, match="its Snakemake has ended"):
+        engine.extract(request_, is_wanted)
+    assert len(asked) == 3
+    assert not made()
+    assert engine.free.qsize() == min(2, os.cpu_count() or 1)
+
+
+@pytest.mark.fault("picture")
+def test_a_picture_that_changes_while_it_is_processed_fails_its_item(engine, request_, monkeypatch):
+    def change_it() -> bool:
+        os.utime("p.png", (1e9, 1e9))
+        return True
+
+    calls = iter([lambda: True, change_it])
+    with pytest.raises(ItemError, match="the picture was changed while it was read: run again"):
+        engine.extract(request_, lambda: next(calls, lambda: True)())
+    assert not made()
+    # After the last look at it, too, as long as the latent is not written.
+    write = module.write_whole
+
+    def late_change(path: str, content: bytes) -> None:
+        write(path, content)
+        if path == "a.pt":
+            Path("p.png").unlink()
+
+    monkeypatch.setattr(module, "write_whole", late_change)
+    with pytest.raises(ItemError, match="was changed while it was read"):
+        engine.extract(request_)
+    assert made() == {"a.png"}
+
+
+@pytest.mark.fault("picture")
+def test_a_picture_that_cannot_be_read_is_refused_by_name(engine, request_):
+    Path("p.png").write_text("no picture")
+    with pytest.raises(ItemError, match=r"'p\.png' cannot be read"):
+        engine.extract(request_)
+    Path("p.png").unlink()
+    with pytest.raises(ItemError, match=r"'p\.png' cannot be read: .*No such file"):
+        engine.extract(request_)
+
+
+def test_too_little_memory_on_a_gpu_is_an_error_with_advice(engine, request_, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setattr(engine.models[0], "latent", full)
+    with pytest.raises(ItemError, match="too little memory: use a smaller image_size, dtype float16"):
+        engine.extract(request_)
+
+
+@pytest.mark.fault("model")
+def test_a_model_that_is_not_on_this_machine_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    Path(paths.MODEL).write_text(json.dumps(json.loads(demo_model()) | {"model_id": "gone", "commit": None}))
+    with pytest.raises(ModelError, match="gone"):
+        Engine(CONFIG, workers=1)
+
+
+def test_a_cpu_has_as_many_slots_as_workers_and_cores(engine):
+    assert len(engine.models) == 1
+    assert engine.free.qsize() == engine.threads == min(2, os.cpu_count() or 1)
