@@ -1,16 +1,16 @@
-"""A study with known truth: what is estimated from the workflow's latents, beside the effect that was put in.
+"""A study with known truth: estimates from the workflow's latents, and the effect that was put in.
 
     python tests/validation/study.py
 
-Pictures of a coloured shape are drawn with features by chance: colour, size, place, ground, and a faint dot. The real
+Pictures of a coloured shape are drawn with random features: colour, size, place, ground, and a faint dot. The real
 workflow makes their latents with the demo's model. Each repetition chooses pictures from this pool so that the
-treatment feature comes with the confounding one, and draws their outcomes, in which both play a part:
+treatment depends on the confounder, and draws their outcomes, which depend on both:
 
     P(treated | confounder) = 1 / (1 + exp(-strength * confounder)),
     outcome = TRUTH * treatment + SHIFT * confounder + noise,
 
 with a confounder of mean 0 and standard deviation 1 and noise of standard deviation 1. The estimators see the treatment
-and the outcome; of the confounder they see nothing (difference in means), the latents alone (`gpi_pack`), or all.
+and the outcome; of the confounder they see nothing (difference in means), the latents (`gpi_pack`), or its values.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import numpy as np
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "scripts/demo"), str(ROOT / "tests")]
 
-import gpi  # noqa: E402
+import gpi_latents  # noqa: E402
 import shapes  # noqa: E402
 
 TRUTH = 1.0
@@ -57,7 +57,7 @@ MEASURES = ["bias", "RMSE", "coverage"]
 
 
 class Scenario(NamedTuple):
-    """What is estimated, from how much; `treatment` and `confounder` are among the `FEATURES`."""
+    """What is estimated, from how many items; `treatment` and `confounder` are among the `FEATURES`."""
 
     name: str
     treatment: str
@@ -72,9 +72,9 @@ SCENARIOS = [
     MAIN,
     MAIN._replace(name="few items", items=150, repetitions=30),
     MAIN._replace(name="strong confounding", strength=3.0, repetitions=30),
-    MAIN._replace(name="treatment hardly held", treatment="dot", repetitions=30),
+    MAIN._replace(name="treatment barely encoded", treatment="dot", repetitions=30),
     MAIN._replace(name="confounder hard to read", confounder="size", repetitions=30),
-    MAIN._replace(name="confounder hardly held", confounder="dot", repetitions=30),
+    MAIN._replace(name="confounder barely encoded", confounder="dot", repetitions=30),
 ]
 
 
@@ -114,7 +114,7 @@ def draw_pool(folder: Path, count: int, seed: int) -> pd.DataFrame:
 
 
 def run_workflow(folder: Path) -> None:
-    """Make all that the study's sheet asks for, as a user would."""
+    """Make the results of a study, as a user would."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     finished = subprocess.run([*command, "--cores", "2"], capture_output=True, text=True)
     if finished.returncode:
@@ -124,7 +124,7 @@ def run_workflow(folder: Path) -> None:
 def choose(index: pd.DataFrame, scenario: Scenario, seed: Iterable[int]) -> pd.DataFrame:
     """One repetition's items, with columns `treatment`, `confounder` (standardised) and `outcome`.
 
-    A picture is taken with the probability that its own treatment has, given its confounder, until there are enough.
+    A picture is taken with the probability of its own treatment, given its confounder, until there are enough.
     """
     random = np.random.default_rng(seed)
     confounder = index[scenario.confounder]
@@ -149,7 +149,7 @@ def difference_in_means(Y: np.ndarray, T: np.ndarray) -> tuple[float, float]:
 
 
 def regression(Y: np.ndarray, T: np.ndarray, confounder: np.ndarray) -> tuple[float, float]:
-    """The treatment's coefficient by least squares, with the confounder beside it, and its standard error."""
+    """The treatment's coefficient by least squares, adjusted for the confounder, and its standard error."""
     X = np.column_stack([T, np.ones_like(Y), confounder])
     coefficients = np.linalg.lstsq(X, Y, rcond=None)[0]
     residuals = Y - X @ coefficients
@@ -158,13 +158,13 @@ def regression(Y: np.ndarray, T: np.ndarray, confounder: np.ndarray) -> tuple[fl
 
 
 def estimate(R: np.ndarray, Y: np.ndarray, T: np.ndarray, seed: int) -> tuple[float, float]:
-    """The effect and its standard error by `gpi_pack`, with the settings that the README shows.
+    """The effect and its standard error by `gpi_pack`, with the README's settings.
 
     The network must find the treatment's part of the outcome in its input T and the confounder's part in R. But R shows
     the treatment too, and what is credited to R is lost to the effect. With a small R, a wide outcome model and few
     deconfounding features, the weights of T learn faster than those of R. The propensity model takes these features
-    unscaled: with all at one variance, those that hardly vary count as much as any, and a few propensities near 0 or 1
-    can decide the estimate.
+    unscaled: if all had one variance, those that barely vary would count as much as any, and a few propensities near 0
+    or 1 could decide the estimate.
 
     Args:
         R: latents, float32 (N, C * H * W).
@@ -188,7 +188,7 @@ def repeat(results: Path, scenario: Scenario, number: int) -> list[dict[str, Any
     import torch
 
     torch.set_num_threads(1)
-    R, index = gpi.load(results, check=False)
+    R, index = gpi_latents.load(results, check=False)
     place = [known.name for known in SCENARIOS].index(scenario.name)
     chosen = choose(index, scenario, [2027, place, number])
     Y, T = chosen["outcome"].to_numpy(), chosen["treatment"].to_numpy()
@@ -217,7 +217,7 @@ def run(results: Path, scenarios: list[Scenario], workers: int) -> pd.DataFrame:
 
 
 def summary(lines: pd.DataFrame) -> pd.DataFrame:
-    """What the repetitions say of each estimator in each scenario.
+    """How each estimator does in each scenario.
 
     Returns:
         `bias`, `RMSE` and `coverage` (of the interval estimate +- 1.96 standard errors), each with its Monte-Carlo
@@ -292,7 +292,7 @@ def draw_figure(lines: pd.DataFrame, path: Path) -> None:
             )
     right.axvline(0, color="black", linestyle="--", linewidth=1)
     right.set_yticks(range(len(scenarios)), scenarios[::-1])
-    right.set_xlabel("bias; beside it the coverage of the 95% interval")
+    right.set_xlabel("bias; the number is the coverage of the 95% interval")
     right.set_title("where it works and where it breaks")
     right.margins(x=0.12)
     right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, frameon=False)
@@ -302,8 +302,8 @@ def draw_figure(lines: pd.DataFrame, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="keeps the pictures and latents here, and uses them again")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs", help="gets validation.csv and validation.png")
+    parser.add_argument("--folder", type=Path, help="keep the pictures and latents here, and use them again")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs", help="folder of validation.csv and .png")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
     arguments = parser.parse_args()
     started = time.monotonic()
@@ -312,7 +312,7 @@ def main() -> None:
         if not (folder / "config/items.csv").exists():
             draw_pool(folder, POOL, seed=2026)
         run_workflow(folder)
-        gpi.load(folder / "results")  # checks the tensor once, for all repetitions
+        gpi_latents.load(folder / "results")  # checks the tensor once, for all repetitions
         print(f"latents after {time.monotonic() - started:.0f} s", flush=True)
         lines = run(folder / "results", SCENARIOS, arguments.workers)
     lines.to_csv(arguments.output / "validation.csv", index=False)

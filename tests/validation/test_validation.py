@@ -1,14 +1,14 @@
-"""The quick version of the study, and the README's way from the results to an effect; `make validation` does all."""
+"""A short version of the study, and the README's code from the results to an effect; `make validation` does it all."""
 
 from __future__ import annotations
 
 import re
 
-import gpi
+import gpi_latents
 import pytest
-import study
 from helpers.gpi_pack_import import import_gpi_pack
 from helpers.study import ROOT
+from validation import study
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def pool(tmp_path_factory):
 
 @pytest.mark.long
 def test_the_estimate_from_latents_has_a_small_part_of_the_naive_bias(pool):
-    gpi.load(pool / "results")
+    gpi_latents.load(pool / "results")
     scenario = study.MAIN._replace(items=800, repetitions=4)
     measured = study.summary(study.run(pool / "results", [scenario], workers=1))
     print(study.table(measured))
@@ -35,26 +35,26 @@ def test_the_estimate_from_latents_has_a_small_part_of_the_naive_bias(pool):
 
 
 @pytest.mark.long
-def test_convolutions_and_covariates_are_taken_as_they_are_given(pool):
-    R, index = gpi.load(pool / "results")
-    R, Y, T, C = gpi.arrays(R, index, "size", "red", ["light", "dot"], query="light > 0.5")
+def test_convolutions_and_covariates_are_used_as_given(pool):
+    R, index = gpi_latents.load(pool / "results")
+    R, Y, T, C = gpi_latents.arrays(R, index, "size", "red", ["light", "dot"], query="light > 0.5")
     layers = [{"in_channels": 4, "out_channels": 8, "kernel_size": 3, "pool": {"kernel_size": 2}}]
     ate, error = import_gpi_pack().estimate_k_ate(
         R, Y, T, C, conv_layers=layers, architecture_z=[8], architecture_y=[8, 1], nepoch=2, plot_propensity=False
     )
-    assert abs(ate) < 0.5  # colour and size have nothing to do with each other
+    assert abs(ate) < 0.5  # colour and size are independent
     assert 0 < error < 0.5
 
 
 @pytest.mark.long
 def test_the_readmes_code_gives_the_effect_with_its_interval(pool, monkeypatch, capsys):
-    _, index = gpi.load(pool / "results")
+    _, index = gpi_latents.load(pool / "results")
     chosen = study.choose(index, study.MAIN._replace(items=500), seed=[3])
     chosen[["id", "image", "prompt", "treatment", "outcome"]].to_csv(pool / "config/items.csv", index=False)
     study.run_workflow(pool)
     section = (ROOT / "README.md").read_text().split("## From latents to effects")[1]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1].replace("PATH_TO_REPO", str(ROOT))
-    import_gpi_pack()  # where torchvision does not load, the README's import finds it here
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    import_gpi_pack()  # so that the README's import works where torchvision does not load
     monkeypatch.chdir(pool)
     values = {}
     exec(code, values)
