@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from gpi_latents.errors import InputError, error_list
 from gpi_latents.files import file_problems
 from gpi_latents.model.family import family_problem, model_files, model_id_problem
+from gpi_latents.plan import NUMBER
 from gpi_latents.recipe import SETTINGS, steps_problem
 
 # Strict: true is no number, and 5 is no text. \Z and not $, which also matches before a newline at the end.
@@ -26,7 +27,6 @@ RULES = ConfigDict(
 )
 BELOW_STUDY = r"^(?![/~])(?!(.*/)?\.\.?(/|$))[^{}\x00-\x1f]+"
 FILE_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z"
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 # These draw noise in each step, so that the latent depends on more than the noise that it started from.
 Stochastic = Literal[
@@ -284,7 +284,7 @@ def _shown(value: Any) -> str:
 
 def _number(text: str) -> int | float | None:
     """The number in a text, exact if it is a whole one; None if there is none."""
-    if not NUMBER.fullmatch(text.strip()):
+    if not re.fullmatch(NUMBER, text.strip(), re.ASCII):
         return None
     value = float(text)
     if 2**53 <= abs(value) < math.inf:
