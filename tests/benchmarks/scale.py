@@ -1,4 +1,4 @@
-"""What many items cost: planning, running and stacking, beside a bare Snakefile that copies as many files.
+"""What many items cost: planning, running and stacking, next to a bare Snakefile that copies as many files.
 
     .venv/bin/python tests/benchmarks/scale.py                         # all of it, about 20 minutes
     .venv/bin/python tests/benchmarks/scale.py --items 1000 5000       # smaller
@@ -24,18 +24,18 @@ import psutil
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / part) for part in ("tests", "tests/benchmarks", "config/demo", "scripts")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/benchmarks")]
 
-import diffusion  # noqa: E402
-import items  # noqa: E402
-from helpers.study import Study  # noqa: E402
+from gpi_latents.study.study import Study as Parsed  # noqa: E402
+from gpi_latents.tensors.latent_file import latent_bytes  # noqa: E402
+from helpers.study import Study, draw  # noqa: E402
 from resident import COPIES  # noqa: E402
 
 PROFILE = ["--workflow-profile", str(ROOT / "profiles/default")]
 
 
 class Measured:
-    """Seconds of a command, and the most memory (MB) that it and its stack job ever held."""
+    """Seconds of a command, and the most memory (MB) that it and its stack job held."""
 
     def __init__(self, command: list[str], folder: Path):
         self.peaks: dict[str, float] = {}
@@ -50,7 +50,7 @@ class Measured:
             sys.exit(self.output)
 
     def _watch(self, process: psutil.Process) -> None:
-        # Linux keeps the high-water mark itself, so that looking now and then is enough.
+        # Linux keeps the high-water mark itself, so looking now and then is enough.
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             try:
                 self._note("whole", process)
@@ -82,28 +82,29 @@ def planning(scratch: Path, count: int) -> dict[str, float]:
     (bare / "Snakefile").write_text(COPIES % count)
     (bare / "pictures").symlink_to(ours.folder / "pictures")
     bare_command = [sys.executable, "-m", "snakemake", "--cores", "4", *PROFILE]
-    told = {"items": count}
+    figures = {"items": count}
     cold, bare_cold = Measured(command, ours.folder), Measured(bare_command, bare)
-    told["cold, s per item"], told["bare"] = cold.seconds / count, bare_cold.seconds / count
-    told["ratio"] = cold.seconds / bare_cold.seconds
-    told["Snakemake's peak, MB"], told["bare peak, MB"] = cold.peaks["whole"], bare_cold.peaks["whole"]
-    told["stack job's peak, MB"] = cold.peaks["stack.py"]
+    figures["cold, s per item"], figures["bare"] = cold.seconds / count, bare_cold.seconds / count
+    figures["ratio"] = cold.seconds / bare_cold.seconds
+    figures["Snakemake's peak, MB"], figures["bare peak, MB"] = cold.peaks["whole"], bare_cold.peaks["whole"]
+    figures["stack job's peak, MB"] = cold.peaks["stack.py"]
     idle, bare_idle = Measured(command, ours.folder), Measured(bare_command, bare)
     assert "Nothing to be done" in idle.output
-    told["nothing to do, s"], told["bare nothing to do, s"] = idle.seconds, bare_idle.seconds
-    told["nothing to do, ratio"] = idle.seconds / bare_idle.seconds
+    figures["nothing to do, s"], figures["bare nothing to do, s"] = idle.seconds, bare_idle.seconds
+    figures["nothing to do, ratio"] = idle.seconds / bare_idle.seconds
     rows[count // 2] = rows[count // 2] | {"seed": 5}
     ours.sheet([{"seed": 0} | row for row in rows])
-    told["one row changed, planned, s"] = Measured([*command, "--dry-run"], ours.folder).seconds
-    told["one row changed, done, s"] = Measured(command, ours.folder).seconds
-    return told
+    figures["one row changed, planned, s"] = Measured([*command, "--dry-run"], ours.folder).seconds
+    figures["one row changed, done, s"] = Measured(command, ours.folder).seconds
+    return figures
 
 
 def stacking(scratch: Path, count: int) -> dict[str, float]:
-    """The stack of latents of (4, 64, 64), beside `cat` of the same files into one."""
+    """The stack of latents of (4, 64, 64), next to `cat` of the same files into one."""
     made = Study(scratch / f"stack{count}")
     made.config(output_image_dir=None)
     made.sheet([{"id": f"p{number}", "image": "p.png", "prompt": "x"} for number in range(count)])
+    draw(made.folder / "p.png")
     hidden = made.folder / "results/hidden"
     hidden.mkdir(parents=True)
     (made.folder / "results/model.json").write_text("{}")
@@ -111,15 +112,14 @@ def stacking(scratch: Path, count: int) -> dict[str, float]:
     for number in range(count):
         values = torch.from_numpy(random.standard_normal((1, 4, 64, 64), dtype=np.float32))
         latent = values.contiguous(memory_format=torch.channels_last)
-        (hidden / f"hidden_p{number}.pt").write_bytes(diffusion.latent_bytes(latent))
+        (hidden / f"hidden_p{number}.pt").write_bytes(latent_bytes(latent))
     os.sync()
     cat = Measured(["bash", "-c", "find results/hidden -name '*.pt' -print0 | xargs -0 cat > all"], made.folder)
     (made.folder / "all").unlink()
     os.sync()
     os.chdir(made.folder)
-    config = items.load_config({"model_id": "demo", "output_image_dir": None})
-    table = items.table_digest(items.index_table(config, items.read_items(config, check_images=False)))
-    command = [sys.executable, str(ROOT / "scripts/stack.py"), "--config", items.canonical(config), "--table", table]
+    plan = Parsed({"model_id": "demo", "output_image_dir": None}).plan
+    command = [sys.executable, str(ROOT / "scripts/stack.py"), "--plan", plan]
     outputs = ["results/latents.pt", "results/index.csv", "results/provenance.json"]
     stack = Measured([*command, "--model", "results/model.json", "--output", *outputs], made.folder)
     os.chdir(scratch)

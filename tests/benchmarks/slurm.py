@@ -1,4 +1,4 @@
-"""What an item costs on Slurm: our profile beside Snakemake's `slurm` executor with the same groups, on a test cluster.
+"""What an item costs on Slurm: our profile and Snakemake's `slurm` executor with the same groups, on a test cluster.
 
     .venv/bin/python tests/benchmarks/slurm.py --items 50
 
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "config/demo"), str(ROOT / "tests/benchmarks")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/benchmarks")]
 
 from helpers.slurm_cluster import Cluster  # noqa: E402
 from helpers.study import Study  # noqa: E402
