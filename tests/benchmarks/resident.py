@@ -18,10 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "config/demo")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from helpers.study import Study  # noqa: E402
+from gpi_latents.paths import DEMO_MODEL
+from helpers.study import ROOT, Study
 
 COPIES = """
 rule all:
@@ -35,17 +35,17 @@ rule copy:
 """
 
 BARE_LOOP = """
-import sys, time
-sys.path.insert(0, %r)
-import diffusion, json
+import time
 from pathlib import Path
-model = diffusion.Model(%r)
+from gpi_latents.core.diffusion import Model
+from gpi_latents.tensors.latent_file import latent_bytes
+model = Model(%r)
 recipe = {"image_size": None, "resize": "pad", "posterior": "sample", "strength": 0.0, "seed": 0}
 started = time.monotonic()
 for number in range(%d):
     picture, _ = model.prepare(f"pictures/p{number}.png", recipe)
     latent = model.latent(picture, recipe)
-    Path(f"bare_{number}.pt").write_bytes(diffusion.latent_bytes(latent))
+    Path(f"bare_{number}.pt").write_bytes(latent_bytes(latent))
 print("items", time.monotonic() - started)
 """
 
@@ -96,7 +96,7 @@ def study(folder: Path, count: int, size: int, **config) -> Study:
     made = Study(folder)
     made.pictures(count, (size, size))
     made.config(output_image_dir=None, **config)
-    made.run("model")
+    timed(made.command("model"), folder)
     return made
 
 
@@ -136,7 +136,7 @@ def tiny(scratch: Path, count: int) -> None:
         bare_snakemake[slots] = seconds / count
         rows.append((f"(d) Snakemake alone, copying files, {slots} in flight", seconds, seconds / count))
 
-    seconds, items = python(BARE_LOOP % (str(ROOT / "scripts"), str(ROOT / "config/demo/model"), count), made.folder)
+    seconds, items = python(BARE_LOOP % (str(DEMO_MODEL), count), made.folder)
     rows.append(
         (f"(c) bare Python loop over the core (loading, {seconds - items:.1f} s, subtracted)", seconds, items / count)
     )
@@ -156,7 +156,7 @@ def full(scratch: Path, count: int) -> None:
     for path in folder.rglob("*.safetensors"):  # both begin with the weights in the page cache
         path.read_bytes()
     run, _ = timed(made.command(cores=2), made.folder)
-    loop, items = python(BARE_LOOP % (str(ROOT / "scripts"), str(folder), count), made.folder)
+    loop, items = python(BARE_LOOP % (str(folder), count), made.folder)
     reference, reference_items = python(REFERENCE % (str(folder), count), made.folder)
     show(
         [
@@ -177,7 +177,6 @@ def make_sd15(folder: Path) -> None:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(0)
-    demo = ROOT / "config/demo/model"
     StableDiffusionPipeline(
         vae=AutoencoderKL(
             down_block_types=["DownEncoderBlock2D"] * 4,
@@ -190,8 +189,8 @@ def make_sd15(folder: Path) -> None:
         text_encoder=CLIPTextModel(
             CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
         ),
-        tokenizer=CLIPTokenizer.from_pretrained(demo, subfolder="tokenizer"),
-        scheduler=DDIMScheduler.from_pretrained(demo, subfolder="scheduler"),
+        tokenizer=CLIPTokenizer.from_pretrained(DEMO_MODEL, subfolder="tokenizer"),
+        scheduler=DDIMScheduler.from_pretrained(DEMO_MODEL, subfolder="scheduler"),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -37,7 +37,7 @@ class Bench(Study):
         self.environment["TMPDIR"] = str(self.tmp)
         for part in ("results/hidden", "results/images"):
             (folder / part).mkdir(parents=True)
-        self.plan = write_config(folder / "plan", **settings)
+        self.plan_folder = write_config(folder / "plan", **settings)
         (folder / paths.MODEL).write_text(demo_model())
         self.script = ROOT / "scripts/extract.py"
         if stub:  # the client starts the resident.py beside it
@@ -59,7 +59,7 @@ class Bench(Study):
         if image is None:
             image = str(draw(self.folder / f"{name}.png", seed=len(name)))
         outputs = [f"results/hidden/{name}.pt", f"results/images/{name}.png"][: 1 + picture]
-        options = {"--plan": self.plan, "--resident": "bench", "--workers": 2, "--run": run or os.getpid()}
+        options = {"--plan": self.plan_folder, "--resident": "bench", "--workers": 2, "--run": run or os.getpid()}
         options |= {"--image": image, "--recipe": canonical(RECIPE | settings)}
         arguments = [str(part) for option in options.items() for part in option]
         return subprocess.Popen(

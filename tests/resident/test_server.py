@@ -191,7 +191,15 @@ def test_without_a_resident_the_log_is_the_same(tmp_path):
 
 
 def once(bench: Bench, image: str, *pictures: str) -> subprocess.Popen:
-    command = [sys.executable, bench.script.with_name("resident.py"), "once", "--plan", bench.plan, "--image", image]
+    command = [
+        sys.executable,
+        bench.script.with_name("resident.py"),
+        "once",
+        "--plan",
+        bench.plan_folder,
+        "--image",
+        image,
+    ]
     return subprocess.Popen(
         [*command, "--recipe", json.dumps(RECIPE), "--output", "results/hidden/a.pt", *pictures],
         cwd=bench.folder,
