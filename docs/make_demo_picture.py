@@ -25,7 +25,7 @@ results = figures.Results(config, measures.read_index("results/index.csv"))
 rows = [row for row, item_id in enumerate(results.index["id"]) if item_id in {f"shape_{n:02}" for n in SHOWN}]
 figures.style()
 drawn = io.BytesIO()
-figures.draw_sheet([(results.told(row), results.pair(row)) for row in rows]).savefig(drawn)
+figures.draw_sheet([(results.item_label(row), results.pair(row)) for row in rows]).savefig(drawn)
 # 256 colours, so that it is small.
 Image.open(drawn).convert("RGB").quantize(dither=Image.Dither.NONE).save("docs/demo.png", optimize=True)
 print(f"docs/demo.png: {os.path.getsize('docs/demo.png') / 1000:.0f} kB")
