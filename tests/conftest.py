@@ -35,10 +35,17 @@ def demo(tmp_path_factory) -> Study:
     return finished
 
 
+# Tests that share one of these run in one worker of pytest-xdist, which makes it once.
+SHARED = ("demo", "finished", "cluster")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Tests that run Snakemake come last, so that a quick mistake shows quickly; cases of faults carry their kind."""
-    items.sort(key=lambda item: bool({"study", "demo", "workflow_copy", "clustered"} & set(item.fixturenames)))
+    items.sort(key=lambda item: bool({"study", "workflow_copy", *SHARED} & set(item.fixturenames)))
     for item in items:
+        for name in {*SHARED} & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group(name))
         item.user_properties += [("fault", marker.args[0]) for marker in item.iter_markers("fault")]
 
 

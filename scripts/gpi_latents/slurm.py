@@ -1,4 +1,4 @@
-"""What profiles/slurm has Snakemake call."""
+"""Submit Snakemake's jobs to Slurm and report their states, for profiles/slurm."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gpi_latents.files import write_whole
+
 LOGS = Path("logs/slurm")
 SUBMITTED = Path(".snakemake/slurm_jobs.txt")
 CACHE = Path(".snakemake/slurm_states.json")
@@ -22,7 +24,7 @@ FAILED = {
     "BOOT_FAIL": "a node did not start; run again",
     "CANCELLED": "it was cancelled; run again for what is missing",
     "DEADLINE": "it could not end before its deadline",
-    "FAILED": "at least one of its items could not be done",
+    "FAILED": "at least one of its items failed",
     "LAUNCH_FAILED": "it could not be started",
     "NODE_FAIL": "its node failed; run again for what is missing",
     "OUT_OF_MEMORY": "it needed more memory: raise mem_mb (--set-resources extract:mem_mb=32000) and run again",
@@ -32,7 +34,7 @@ FAILED = {
     "TIMEOUT": "it reached its time limit: run again for what is missing, with a longer runtime "
     "(--set-resources extract:runtime=2) or smaller groups (--group-components extract=25)",
 }
-NEVER_HEARD_OF = "Slurm knows nothing of it any more"
+UNKNOWN = "unknown to Slurm"
 
 
 def sbatch(properties: dict[str, Any], startup_minutes: int, log: str) -> list[str]:
@@ -41,8 +43,8 @@ def sbatch(properties: dict[str, Any], startup_minutes: int, log: str) -> list[s
     Args:
         properties: as Snakemake writes them into a job's script. Of a group, `threads` and the resources are sums over
             the items in flight, but for `runtime`, which is summed over the rounds that these make of the group.
-        startup_minutes: what loading the model takes, added to the runtime of extractions.
-        log: the file for all that the job prints, in Slurm's notation.
+        startup_minutes: for loading the model, added to the runtime of extractions.
+        log: the file for what the job prints, in Slurm's notation.
     """
     resources = properties["resources"]
     name = properties.get("rule") or properties["groupid"]
@@ -74,7 +76,7 @@ def submit(jobscript: Path, startup_minutes: int) -> int:
 
     Raises:
         ValueError: the script is not as Snakemake 9 writes it, or slurm_extra has an unbalanced quote.
-        OSError: there is no sbatch here.
+        OSError: sbatch is not installed.
     """
     text = jobscript.read_text(encoding="utf-8")
     marker = "# properties = "
@@ -83,7 +85,7 @@ def submit(jobscript: Path, startup_minutes: int) -> int:
     if not written or not mode:
         raise ValueError(f"{jobscript} is not as Snakemake 9 writes it: use the version in envs/requirements.txt")
     properties = json.loads(written.removeprefix(marker))
-    # The Snakemake in the job gets neither --keep-going nor --resources from the one outside. Its options end with
+    # The Snakemake in the job does not get --keep-going and --resources from the one outside. Its options end with
     # --mode.
     in_flight = properties["resources"].get("gpu")
     options = " --keep-going" + (f" --resources gpu={in_flight}" if in_flight else "")
@@ -92,7 +94,7 @@ def submit(jobscript: Path, startup_minutes: int) -> int:
     command = [*sbatch(properties, startup_minutes, f"{LOGS}/%j.log"), str(jobscript)]
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if answer.returncode:
-        print(f"Slurm did not take the job: {shlex.join(command[:-1])}", file=sys.stderr)
+        print(f"Slurm did not accept the job: {shlex.join(command[:-1])}", file=sys.stderr)
         return answer.returncode
     number = answer.stdout.strip().partition(";")[0]  # on a federation, the cluster's name follows
     with SUBMITTED.open("a") as file:
@@ -107,9 +109,9 @@ def forget_submitted() -> None:
 
 
 def cancel_submitted() -> None:
-    """Cancel what this run submitted and what has not ended.
+    """Cancel the jobs that this run submitted and that have not ended.
 
-    Snakemake cancels by itself, but not the jobs that it is asking about at that moment.
+    Snakemake does so itself, except for jobs that it is asking about at that moment.
     """
     with contextlib.suppress(OSError):
         subprocess.run(["scancel", *SUBMITTED.read_text().split()], stderr=subprocess.DEVNULL)
@@ -128,9 +130,9 @@ def ask_slurm(*command: str) -> dict[str, str] | None:
 
 
 def known_states(job: str) -> dict[str, str]:
-    """All states that Slurm tells, of which one or two calls ask for all jobs at once and are kept for a while.
+    """The states of all jobs by their numbers, asked of Slurm together and kept for `CACHE_SECONDS`.
 
-    A job of which Slurm knows nothing has the state NEVER_HEARD_OF; a job is missing where Slurm does not answer.
+    A job that Slurm does not know has the state `UNKNOWN`; one is missing if Slurm does not answer.
     """
     try:
         kept = json.loads(CACHE.read_text(encoding="utf-8"))
@@ -139,32 +141,28 @@ def known_states(job: str) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     user = f"--user={os.getuid()}"
-    # The queue keeps a job for some minutes after its end; then it is for the accounting to tell, where there is one.
+    # The queue lists a job until some minutes after its end; then only the accounting knows it, if there is one.
     queue = ask_slurm("squeue", "--noheader", "--states=all", user, "--format=%A|%T")
     states = dict(queue or {})
     if job not in states:
         past = ("--noheader", "--parsable2", "--allocations", "--starttime=now-30days", "--format=JobIDRaw,State")
         states = (ask_slurm("sacct", user, *past) or {}) | states
     if job not in states and queue is not None:
-        states[job] = NEVER_HEARD_OF
-    partial = CACHE.with_suffix(".tmp")
-    try:
-        partial.write_text(json.dumps({"time": time.time(), "states": states}), encoding="utf-8")
-        partial.replace(CACHE)
-    except OSError:
-        pass  # asked again next time
+        states[job] = UNKNOWN
+    with contextlib.suppress(OSError):  # asked again next time
+        write_whole(CACHE, json.dumps({"time": time.time(), "states": states}).encode())
     return states
 
 
 def status(job: str) -> str:
-    """How it stands with a job: `running` (or waiting), `success` or `failed`, in which case stderr says why."""
+    """A job's state: `running` (or waiting), `success` or `failed`; then stderr says why."""
     state = known_states(job).get(job)
     if state is None:
         print(f"Slurm does not answer; asking again for job {job}", file=sys.stderr)
         return "running"
     if state == "COMPLETED":
         return "success"
-    if state != NEVER_HEARD_OF and state not in FAILED:
+    if state != UNKNOWN and state not in FAILED:
         return "running"
     advice = FAILED.get(state, "run again for what is missing")
     print(f"Slurm job {job} ended, {state}: {advice}. Its log: {os.path.abspath(LOGS / job)}.log", file=sys.stderr)
@@ -184,7 +182,7 @@ def main() -> int:
         try:
             return submit(arguments.jobscript, arguments.startup_minutes)
         except (OSError, ValueError) as error:
-            print(f"The job cannot be handed to Slurm: {error}", file=sys.stderr)
+            print(f"The job cannot be submitted to Slurm: {error}", file=sys.stderr)
             return 1
     print(status(arguments.job))
     return 0

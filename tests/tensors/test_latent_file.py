@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -54,6 +56,35 @@ def test_what_is_no_latent_is_refused_by_name(latents, kind):
     for read in (read_latent, Reader, Reader(latents["a"]).read):
         with pytest.raises(TensorError, match=rf"hidden_d\.pt {message}"):
             read(path)
+
+
+class Owner:
+    """Pickled, it makes a file when it is loaded."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("owned"),)
+
+
+@pytest.mark.fault("stranger")
+@pytest.mark.parametrize("kind", ["pickle", "zip of a pickle", "huge header", "huge shape"])
+def test_a_hostile_latent_executes_nothing_and_is_refused_by_name(tmp_path, monkeypatch, latents, kind):
+    monkeypatch.chdir(tmp_path)
+    bad = tmp_path / "hidden_bad.pt"
+    if kind == "pickle":
+        bad.write_bytes(pickle.dumps(Owner()))
+    elif kind == "zip of a pickle":
+        torch.save({"x": Owner()}, bad)
+    elif kind == "huge shape":
+        torch.save(torch.zeros(1).expand(1, 4, 2**20, 2**20), bad)
+    else:
+        bad.write_bytes(struct.pack("<Q", 2**62) + b"{}")
+    reader = Reader(latents["a"])
+    if kind == "huge shape":  # of one number in memory
+        assert reader.read(bad) is None
+    else:
+        with pytest.raises(TensorError, match=r"hidden_bad\.pt is not a latent"):
+            reader.read(bad)
+    assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.fault("stranger")

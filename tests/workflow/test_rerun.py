@@ -1,4 +1,4 @@
-"""The rerun table: after each change to a finished study, which jobs run, asked of Snakemake and seen by the files."""
+"""The rerun table: after each change to a finished study, which jobs run, by Snakemake's plan and by the files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
+import torch
 from helpers.study import ROOT, Study, draw, residents, wait_for
 from PIL import Image
 
@@ -48,7 +49,7 @@ def study(finished, tmp_path) -> Study:
     """The finished study, copied elsewhere with its `.snakemake`."""
     shutil.copytree(finished, tmp_path / "study")
     copy = Study(tmp_path / "study")
-    shutil.copy2(finished / "config/config.yaml", copy.folder / "config")
+    copy.config(**CONFIG)
     return copy
 
 
@@ -88,11 +89,6 @@ def rename_image(study: Study) -> None:
     sheet(a0__image="pictures/other.png")(study)
 
 
-def local_model(study: Study) -> None:
-    shutil.copytree(ROOT / "config/demo/model", study.folder / "model")
-    study.config(**CONFIG | {"model_id": "model"})
-
-
 def delete(*paths: str) -> Callable[[Study], None]:
     return lambda study: [(study.folder / path).unlink() for path in paths] and None
 
@@ -101,189 +97,199 @@ def touch(*paths: str) -> Callable[[Study], None]:
     return lambda study: [(study.folder / path).touch() for path in paths] and None
 
 
-def check(study: Study, items: list[str], stack: bool, model: bool = False) -> None:
-    """The plan and the run do these jobs, and no other item's files are written."""
-    expected = {"model": model, "extract": len(items), "stack": stack}
-    expected = {rule: int(count) for rule, count in expected.items() if count}
-    assert study.run("--dry-run").jobs == expected
+def jobs(items: list[str], stack: bool = True, model: bool = False) -> set[str]:
+    """The jobs of a plan."""
+    return {*(f"extract {item_id}" for item_id in items), *(["stack"] if stack else []), *(["model"] if model else [])}
+
+
+def check(study: Study, expected: set[str]) -> None:
+    """The plan and the run do these jobs, no other item's files are written, and then nothing is left to do."""
+    assert study.plan() == expected
     watched = [*(study.folder / "results/hidden").iterdir(), study.folder / "results/latents.pt"]
     times = {path: path.stat().st_mtime_ns for path in watched if path.exists()}
     run = study.run()
-    assert run.jobs == expected
+    assert run.jobs.get("extract", 0) == sum(name.startswith("extract") for name in expected)
     assert ("Nothing to be done" in run.text) == (not expected)
     written = {path.stem.removeprefix("hidden_") for path, time in times.items() if path.stat().st_mtime_ns != time}
     known = {path.stem.removeprefix("hidden_") for path in times}
-    assert written == known & ({*items} | ({"latents"} if stack else set()))
-    assert study.run().jobs == {}
+    assert written == known & {"latents" if name == "stack" else name.removeprefix("extract ") for name in expected}
+    assert study.plan() == set()
     assert study.index()["id"].tolist() == rows(study)["id"].tolist()
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("change", "items", "stack"),
-    [
-        pytest.param(lambda study: None, [], False, id="the study folder copied elsewhere"),
-        pytest.param(lambda s: draw(s.folder / "pictures/a0.png", seed=99), ["a0"], True, id="image bytes changed"),
-        pytest.param(touch("pictures/a0.png", "pictures/big.png"), [], False, id="image touched"),
-        pytest.param(rename_image, ["a0"], True, id="image renamed, id kept"),
-        pytest.param(sheet(a0__prompt="x"), [], True, id="prompt at strength 0"),
-        pytest.param(sheet(b0__prompt="x"), ["b0"], True, id="prompt above strength 0"),
-        pytest.param(sheet(a0__seed=2), ["a0"], True, id="seed"),
-        pytest.param(sheet(a0__strength=0.5), ["a0"], True, id="strength"),
-        pytest.param(sheet(b0__guidance_scale=6), ["b0"], True, id="guidance"),
-        pytest.param(sheet(b0__num_inference_steps=6), ["b0"], True, id="steps"),
-        pytest.param(sheet(b0__negative_prompt="x"), ["b0"], True, id="negative prompt"),
-        pytest.param(sheet(a0__guidance_scale=6, a1__num_inference_steps=6), [], False, id="settings of no effect"),
-        pytest.param(sheet(b0__guidance_scale=4, b0__num_inference_steps=5), ["b0"], True, id="two values swapped"),
-        pytest.param(add_row, ["new"], True, id="row added"),
-        pytest.param(order("a0", "big", "b0", "b1"), [], True, id="row removed"),
-        pytest.param(order("b1", "a0", "a1", "big", "b0"), [], True, id="row moved"),
-        pytest.param(sheet(a0__outcome=7), [], True, id="outcome"),
-        pytest.param(config(num_inference_steps=6), ["b1"], True, id="config's steps, which one row uses"),
-        pytest.param(config(seed=5), ["b1"], True, id="config's seed, which one row uses"),
-        pytest.param(config(strength=0.7), [], False, id="config's strength, which no row uses"),
-        pytest.param(config(dtype="bfloat16"), ALL, True, id="dtype"),
-        pytest.param(config(resize="crop"), ALL, True, id="resize"),
-        pytest.param(config(image_size=64), ALL, True, id="image size"),
-        pytest.param(config(posterior="mode"), ALL, True, id="posterior"),
-        pytest.param(config(scheduler="PNDMScheduler"), EDITED, True, id="scheduler"),
-        pytest.param(config(output_image_dir="results/images"), ALL, True, id="pictures switched on"),
-        pytest.param(config(device="cpu", resident_idle_seconds=5), [], False, id="device, idle time"),
-        pytest.param(delete("results/hidden/hidden_a0.pt"), ["a0"], True, id="latent deleted"),
-        pytest.param(delete("results/latents.pt"), [], True, id="tensor deleted"),
-        pytest.param(delete("results/index.csv"), [], True, id="index deleted"),
-    ],
-)
-def test_after_a_change_only_what_it_touches_runs(study, change, items, stack):
-    change(study)
-    check(study, items, stack)
+PLANS = [
+    ("image bytes changed", lambda study: draw(study.folder / "pictures/a0.png", seed=99), ["a0"], True),
+    ("image touched", touch("pictures/a0.png", "pictures/big.png"), [], False),
+    ("image renamed, id kept", rename_image, ["a0"], True),
+    ("prompt at strength 0", sheet(a0__prompt="x"), [], True),
+    ("prompt above strength 0", sheet(b0__prompt="x"), ["b0"], True),
+    ("seed", sheet(a0__seed=2), ["a0"], True),
+    ("strength", sheet(a0__strength=0.5), ["a0"], True),
+    ("guidance", sheet(b0__guidance_scale=6), ["b0"], True),
+    ("steps", sheet(b0__num_inference_steps=6), ["b0"], True),
+    ("negative prompt", sheet(b0__negative_prompt="x"), ["b0"], True),
+    ("settings of no effect", sheet(a0__guidance_scale=6, a1__num_inference_steps=6), [], False),
+    ("two values swapped", sheet(b0__guidance_scale=4, b0__num_inference_steps=5), ["b0"], True),
+    ("row added", add_row, ["new"], True),
+    ("row removed", order("a0", "big", "b0", "b1"), [], True),
+    ("row moved", order("b1", "a0", "a1", "big", "b0"), [], True),
+    ("outcome", sheet(a0__outcome=7), [], True),
+    ("config's steps, which one row uses", config(num_inference_steps=6), ["b1"], True),
+    ("config's seed, which one row uses", config(seed=5), ["b1"], True),
+    ("config's strength, which no row uses", config(strength=0.7), [], False),
+    ("dtype", config(dtype="bfloat16"), ALL, True),
+    ("resize", config(resize="crop"), ALL, True),
+    ("image size", config(image_size=64), ALL, True),
+    ("posterior", config(posterior="mode"), ALL, True),
+    ("scheduler", config(scheduler="PNDMScheduler"), EDITED, True),
+    ("device, idle time", config(device="cpu", resident_idle_seconds=5), [], False),
+    ("latent deleted", delete("results/hidden/hidden_a0.pt"), ["a0"], True),
+    (
+        "checksums, latent deleted",
+        delete("results/checksums/0.sha256", "results/hidden/hidden_a0.pt"),
+        ["a0"],
+        True,
+    ),
+    ("tensor deleted", delete("results/latents.pt"), [], True),
+    ("index deleted", delete("results/index.csv"), [], True),
+]
 
 
-@pytest.mark.long
+def test_after_a_change_only_what_it_touches_is_planned(study, finished, tmp_path):
+    """Each change to the finished study by itself."""
+    assert study.plan() == set()  # the folder copied elsewhere
+    plans, expected = {}, {}
+    for name, change, items, stack in PLANS:
+        shutil.rmtree(study.folder)
+        shutil.copytree(finished, study.folder)
+        change(study)
+        plans[name], expected[name] = study.plan(), jobs(items, stack)
+    assert plans == expected
+
+
+def test_after_several_changes_only_what_they_touch_runs(study):
+    before = study.digests()
+    draw(study.folder / "pictures/a0.png", seed=99)
+    touch("pictures/big.png")(study)
+    sheet(a1__prompt="x", b0__seed=7, a0__outcome=7)(study)
+    add_row(study)
+    check(study, jobs(["a0", "b0", "new"]))
+    after = study.digests()
+    assert {item_id for item_id, digest in before.items() if digest == after[item_id]} == {"a1", "big", "b1"}
+    order("b1", "new", "a0", "big", "b0")(study)
+    check(study, jobs([]))
+    stacked = torch.load(study.folder / "results/latents.pt", weights_only=True)
+    assert torch.equal(stacked[1:2], study.latent("new"))
+    # The removed row's files are listed and kept.
+    assert "results/hidden/hidden_a1.pt" in study.run("orphans").output.split()
+    assert (study.folder / "results/hidden/hidden_a1.pt").exists()
+    digests = subprocess.run(
+        ["sha256sum", "--check", "results/checksums/0.sha256"], cwd=study.folder, capture_output=True, text=True
+    )
+    assert digests.stdout.count(": OK") == 5
+
+
+def test_pictures_switched_on_deleted_and_switched_off(study):
+    config(output_image_dir="results/images")(study)
+    check(study, jobs(ALL))
+    delete("results/images/gen_a0.png")(study)
+    assert study.plan() == jobs(["a0"])
+    config()(study)
+    assert study.plan() == set()
+
+
 def test_another_model_or_other_weights_run_everything(study):
-    local_model(study)
-    check(study, ALL, stack=True, model=True)
+    before = study.digests()
+    shutil.copytree(ROOT / "config/demo/model", study.folder / "model")
+    config(model_id="model")(study)
+    check(study, jobs(ALL, model=True))
+    assert study.digests() == before  # the same weights
     file = study.folder / "model/vae/diffusion_pytorch_model.safetensors"
     file.touch()
     # Weights that are not used, since there are safetensors of them.
     shutil.copy(file, file.with_suffix(".bin"))
-    study.config(**CONFIG | {"model_id": "model", "allow_pickle": True})
-    check(study, [], stack=False)
+    assert study.plan() == set()
+    assert study.plan("--config", "allow_pickle=true") == jobs(ALL, model=True)
     weights = safetensors.torch.load_file(file)
     weights["quant_conv.bias"] += 0.1
     safetensors.torch.save_file(weights, file, metadata={"format": "pt"})
-    check(study, ALL, stack=True, model=True)
+    assert study.plan() == jobs(ALL, model=True)
 
 
-@pytest.mark.long
-def test_pictures_switched_off_or_deleted(study):
-    config(output_image_dir="results/images")(study)
-    study.run()
-    delete("results/images/gen_a0.png")(study)
-    check(study, ["a0"], stack=True)
-    config()(study)
-    check(study, [], stack=False)
-
-
-@pytest.mark.long
-def test_another_revision_runs_everything(study):
-    config(revision="other")(study)
-    check(study, ALL, stack=True, model=True)
-
-
-@pytest.mark.long
-def test_a_fresh_clone_and_comments_run_nothing_and_a_raised_recipe_version_everything(study, workflow_copy):
+def test_a_fresh_clone_and_edited_rules_run_nothing_and_a_raised_recipe_version_everything(study, workflow_copy):
     study.workflow = workflow_copy
-    check(study, [], stack=False)
-    for name in ("Snakefile", "scripts/diffusion.py", "scripts/resident.py", "scripts/extract.py", "scripts/stack.py"):
-        with (workflow_copy / name).open("a") as file:
-            file.write("\n# A comment.\n")
-    check(study, [], stack=False)
-    file = workflow_copy / "scripts/items.py"
+    assert study.plan() == set()
+    for file in [workflow_copy / "Snakefile", *(workflow_copy / "scripts").rglob("*.py")]:
+        with file.open("a") as opened:
+            opened.write("\n# A comment.\n")
+    for file in [workflow_copy / "Snakefile", *(workflow_copy / "scripts/rules").glob("*.smk")]:
+        file.write_text(file.read_text().replace(" > {log:q}", " --other-words > {log:q}"))
+    assert study.plan() == set()
+    assert study.plan("--workflow-profile", "slurm") == set()
+    file = workflow_copy / "scripts/gpi_latents/recipe.py"
     text = file.read_text()
     assert "\nRECIPE_VERSION = 1\n" in text
     file.write_text(text.replace("\nRECIPE_VERSION = 1\n", "\nRECIPE_VERSION = 2\n"))
-    check(study, ALL, stack=True)
+    assert study.plan() == jobs(ALL)
 
 
-@pytest.mark.long
 def test_a_copy_with_new_times_runs_nothing(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "copy", copy_function=shutil.copyfile)
     for path in sorted((tmp_path / "copy/pictures").iterdir()):
         path.touch()  # later than the results
     copy = Study(tmp_path / "copy")
     copy.config(**CONFIG)
-    check(copy, [], stack=False)
+    assert copy.plan() == set()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_run_leaves_only_what_was_not_finished(study, ending):
-    before = study.digests()
+def test_interrupted_runs_leave_only_what_was_not_finished(study):
+    """Ctrl-C, then the end of a session, then kill -9."""
     table = rows(study)
-    for number in range(8):
-        table.loc[f"n{number}"] = table.loc["b0"]
-        table.loc[f"n{number}", ["id", "strength", "num_inference_steps", "seed"]] = [
-            f"n{number}",
-            "1",
-            "400",
-            str(number),
-        ]
+    for number in range(15):
+        item_id = f"n{number}"
+        table.loc[item_id] = table.loc["b0"]
+        new = {"id": item_id, "strength": "1", "num_inference_steps": "100", "seed": str(number)}
+        table.loc[item_id, list(new)] = list(new.values())
     table.astype(str).to_csv(study.folder / "config/items.csv", index=False)
-    run = study.start(cores=1)
-    wait_for(lambda: len(study.digests()) > len(before) + 1, what="two of the new items")
-    (os.killpg if ending == signal.SIGINT else os.kill)(run.pid, ending)
-    run.communicate(timeout=60)
-    if ending == signal.SIGKILL:
-        study.run("--unlock")
-    wait_for(lambda: not residents(study.folder), 30, "the resident's end")
-    done = study.digests()
-    assert len(before) + 1 < len(done) < len(table)
-    missing = len(table) - len(done)
-    plan = study.run("--dry-run").jobs
-    assert plan["stack"] == 1
-    # An item that was killed between its latent and Snakemake's note of it is done once more.
-    assert missing <= plan["extract"] <= missing + 1
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        before = study.digests()
+        run = study.start(cores=1)
+        wait_for(lambda: len(study.digests()) > len(before) + 1, seconds=120, what="two of the new items")  # noqa: B023
+        (os.killpg if ending == signal.SIGINT else os.kill)(run.pid, ending)
+        run.wait(60)
+        wait_for(lambda: not residents(study.folder), 30, "the resident's end")
+        if ending == signal.SIGKILL:
+            study.run("--unlock")
+        done = study.digests()
+        assert before.items() <= done.items()
+        assert len(before) + 1 < len(done) < len(table)
+        planned = study.plan()
+        missing = {f"extract {item_id}" for item_id in table["id"] if item_id not in done}
+        # An item that was killed between its latent and Snakemake's note of it is done once more.
+        assert missing | {"stack"} <= planned
+        assert len(planned) <= len(missing) + 2
     study.run()
-    assert {item_id: study.digests()[item_id] for item_id in done} == done
-
-
-@pytest.mark.long
-def test_a_removed_rows_files_are_told_and_kept_but_not_stacked(study):
-    order("a0", "big", "b0", "b1")(study)
-    study.run()
-    assert "results/hidden/hidden_a1.pt" in study.run("orphans").output.split()
-    assert (study.folder / "results/hidden/hidden_a1.pt").exists()
-    assert "a1" not in study.index()["id"].tolist()
+    assert done.items() <= study.digests().items()
 
 
 @pytest.mark.long
 def test_batches_make_what_one_run_makes(study):
     """Batches take whole blocks of 100 items."""
     first = rows(study).loc[["a0"]]
-    copies = [first.assign(id=f"n{number}", seed=str(number)) for number in range(245)]
+    copies = [first.assign(id=f"n{number}", seed=str(number)) for number in range(100)]
     pd.concat([rows(study), *copies]).to_csv(study.folder / "config/items.csv", index=False)
     study.run()
     expected = study.digests(), (study.folder / "results/latents.pt").read_bytes()
     for folder in (".snakemake", "results"):
         shutil.rmtree(study.folder / folder)
     counts = [study.run("--batch", f"stack={number}/2").jobs for number in (1, 2)]
-    assert [count["extract"] for count in counts] == [200, 50]
+    assert [count["extract"] for count in counts] == [100, 5]
     assert [count.get("stack", 0) for count in counts] == [0, 1]
     assert (study.digests(), (study.folder / "results/latents.pt").read_bytes()) == expected
-    assert study.run().jobs == {}
+    assert study.plan() == set()
     # A batch asks for what is lost of its own blocks, and for no others.
     delete("results/checksums/0.sha256", "results/hidden/hidden_a0.pt")(study)
-    assert study.run("--batch", "stack=1/2").jobs == {"extract": 1}
-    assert study.run("-n", "--batch", "stack=1/2", "--config", "prefix_hidden=other").jobs["extract"] == 200
-
-
-@pytest.mark.long
-def test_the_checksums_are_those_of_the_files_and_lost_ones_are_made_again(study):
-    file = study.folder / "results/checksums/0.sha256"
-    told = subprocess.run(["sha256sum", "--check", file], cwd=study.folder, capture_output=True, text=True)
-    assert told.stdout.count(": OK") == len(ALL)
-    # Both gone, so that nothing but the tensor tells of the item.
-    delete("results/checksums/0.sha256", "results/hidden/hidden_a0.pt")(study)
-    check(study, ["a0"], stack=True)
-    assert file.exists()
+    assert study.plan("--batch", "stack=1/2") == {"extract a0"}
+    planned = study.plan("--batch", "stack=1/2", "--config", "prefix_hidden=other")
+    assert len(planned) == 100
