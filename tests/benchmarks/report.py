@@ -3,7 +3,7 @@
     .venv/bin/python tests/benchmarks/report.py                      # 2,000 items of the demo's shape and of SD 1.5's
     .venv/bin/python tests/benchmarks/report.py --items 20000
 
-Latents and pictures are made up; those of (4, 64, 64) stand beside pictures of 512 x 512 pixels.
+Latents and pictures are made up; those of (4, 64, 64) have pictures of 512 x 512 pixels.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from gpi_latents import joblog, paths
+from gpi_latents.plan import PLAN_COLUMNS, read_plan
+from gpi_latents.study.study import Study
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import items  # noqa: E402
-
 DRAWN = 20  # different pictures, of which the items' are copies
-FIGURES = list(items.FIGURES)
+FIGURES = list(paths.FIGURES)
 
 
-def make_study(folder: Path, count: int, side: int) -> dict[str, object]:
-    """A study as it is after the rule `stack`, with latents of (4, side, side); returns its config."""
+def make_study(folder: Path, count: int, side: int) -> str:
+    """A study as it is after the rule `stack`, with latents of (4, side, side); returns the folder of its plan."""
     random = np.random.default_rng(0)
     for part in ("config", "pictures", "results/images", "results/hidden", "logs/extract"):
         (folder / part).mkdir(parents=True)
@@ -47,9 +46,8 @@ def make_study(folder: Path, count: int, side: int) -> dict[str, object]:
     rows = []
     for number in range(count):
         os.link(folder / f"pictures/decoded{number % DRAWN}.png", folder / f"results/images/gen_p{number}.png")
-        (folder / f"logs/extract/p{number}.log").write_text(
-            f"latent; {random.gamma(5, 0.01):.3f} s of 0.900 s on cpu\n"
-        )
+        finished = joblog.Finished([], [1, 4, side, side], round(random.gamma(5, 0.01), 3), 0.9, "cpu")
+        (folder / f"logs/extract/p{number}.log").write_text(joblog.line(finished) + "\n")
         rows.append(
             {"id": f"p{number}", "image": f"pictures/drawn{number % DRAWN}.jpg", "prompt": "a red circle",
              "strength": 0.5 * (number % 10 == 0), "treatment": number % 2}
@@ -63,12 +61,12 @@ def make_study(folder: Path, count: int, side: int) -> dict[str, object]:
         latents[number] = means[number % DRAWN] + random.standard_normal((4, side, side), dtype=np.float32)
     latents.flush()
     os.chdir(folder)
-    config = items.load_config(values)
-    table = items.index_table(config, items.read_items(config, check_images=False))
-    table.assign(sha256=[f"{number:064x}" for number in range(count)]).to_csv("results/index.csv", index=False)
-    told = {"model": {"model_id": "demo"}, "recipe_version": 1, "software": {}, "config": config}
-    (folder / "results/provenance.json").write_text(json.dumps(told))
-    return config
+    study = Study(values)
+    table = read_plan(study.plan).drop(columns=PLAN_COLUMNS)
+    table.assign(sha256=[f"{number:064x}" for number in range(count)]).to_csv(paths.INDEX, index=False)
+    origin = {"model": {"model_id": "demo"}, "recipe_version": 1, "software": {}, "config": study.config}
+    (folder / paths.PROVENANCE).write_text(json.dumps(origin))
+    return study.plan
 
 
 def measure(*command: str) -> dict[str, float]:
@@ -87,23 +85,23 @@ def measure(*command: str) -> dict[str, float]:
 
 
 def benchmark(folder: Path, count: int, side: int) -> None:
-    config = make_study(folder, count, side)
+    plan = make_study(folder, count, side)
     print(f"\n{count:,} items, latents of (4, {side}, {side}), pictures of {8 * side} x {8 * side}; "
           f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")  # fmt: skip
     print("| job | wall, s | CPU, s | peak, MB |\n| --- | ---: | ---: | ---: |")
     (folder / "results/report").mkdir()
-    common = [str(ROOT / "scripts/figures.py"), "--config", items.canonical(config), "--index", "results/index.csv"]
+    common = [str(ROOT / "scripts/figures.py"), "--plan", plan, "--index", paths.INDEX]
     jobs = {
         name: [*common, "--figure", name, "--output", f"results/report/{name}.png", f"results/report/{name}.json"]
         for name in FIGURES
     }
-    report = [str(ROOT / "scripts/report.py"), "--figures", *FIGURES, "--provenance", "results/provenance.json"]
+    report = [str(ROOT / "scripts/report.py"), "--figures", *FIGURES, "--provenance", paths.PROVENANCE]
     jobs["report"] = [*report, "--output", "results/report.html"]
     total = 0.0
     for name, command in jobs.items():
-        told = measure(*command)
-        total += told["CPU, s"]
-        print(f"| {name} | {told['wall, s']:.1f} | {told['CPU, s']:.1f} | {told['peak, MB']:.0f} |", flush=True)
+        cost = measure(*command)
+        total += cost["CPU, s"]
+        print(f"| {name} | {cost['wall, s']:.1f} | {cost['CPU, s']:.1f} | {cost['peak, MB']:.0f} |", flush=True)
     print(f"| all of them | | {total:.1f} | |")
     size = Path("results/report.html").stat().st_size / 1e6
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -9,12 +9,13 @@ import pytest
 from gpi_latents.report import style
 from gpi_latents.report.facts import Results
 from helpers.report import Page, build_page, draw_figures, make_results, random_latents, write_log
+from threadpoolctl import threadpool_limits
 
 
-@pytest.fixture(scope="session", autouse=True)
-def coarse_figures() -> Iterator[None]:
-    """Fewer pixels than usual; the demo's figures are drawn by other processes, with all of them."""
-    with pytest.MonkeyPatch.context() as patch:
+@pytest.fixture(scope="package", autouse=True)
+def quick_figures() -> Iterator[None]:
+    """Fewer pixels than usual, and one thread as in a job; the demo's figures are drawn by other processes."""
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
         patch.setattr(style, "DPI", 40)
         yield
 
@@ -28,14 +29,14 @@ def made(tmp_path, monkeypatch) -> Callable[..., Results]:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> tuple[Page, dict[str, Any]]:
-    """The report of 60 items in which every kind of finding occurs, and the facts of its figures."""
-    latents = random_latents(60)
+    """The report of 40 items in which every kind of finding occurs, and the facts of its figures."""
+    latents = random_latents(40)
     latents[17, 2] += 3
     latents[30, 1] *= 4
-    latents[41] = latents[7] + 0.01 * random_latents(1, seed=5)[0]
-    latents[50] = latents[3]
-    strengths = ["0.8" if number in (4, 9) else "0.0" for number in range(60)]  # of those with the most noise
-    treatment = [str(number % 2) for number in range(60)]
+    latents[21] = latents[7] + 0.01 * random_latents(1, seed=5)[0]
+    latents[25] = latents[3]
+    strengths = ["0.8" if number in (4, 9) else "0.0" for number in range(40)]  # of those with the most noise
+    treatment = [str(number % 2) for number in range(40)]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("drawn"))
         results = make_results(latents, strength=strengths, treatment=treatment)

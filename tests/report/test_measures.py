@@ -62,6 +62,7 @@ def test_each_items_nearest_neighbour_is_found(tensor, monkeypatch, chunk):
     latents[41] = latents[7] + 0.01 * random_latents(1, seed=5)[0]
     latents[50] = latents[3]
     monkeypatch.setattr(measures, "CHUNK", chunk)
+    monkeypatch.setattr(measures, "PAIRS", 100)
     path = tensor(latents)
     found = measures.neighbours(path, measures.principal_components(path))
     assert list(found.rows) == list(range(60))

@@ -29,21 +29,22 @@ HOSTILE = "<script>alert(1)</script> <img src=http://x.example/y.png onerror=ale
     ],
 )
 def test_small_and_odd_stacks_have_a_report(made, latents):
-    results = made(latents)
-    facts = draw_figures(results)
-    page = build_page(results)
-    assert facts["map"]["of"] == len(latents)
-    assert "the decoded latent" in page.text
-    assert "output_image_dir: null" not in page.text
-
-
-def test_a_study_without_decoded_pictures_has_a_report(made):
-    results = made(random_latents(2), pictures=False)
+    results = made(latents, pictures=False)
     facts = draw_figures(results)
     page = build_page(results)
     assert set(facts) == {"map", "values", "duplicates", "run_times"}
+    assert facts["map"]["of"] == len(latents)
     assert "output_image_dir: null" in page.text
     assert "the decoded latent" not in page.text
+
+
+def test_pictures_of_one_item_have_a_report(made):
+    results = made(random_latents(1))
+    facts = draw_figures(results)
+    page = build_page(results)
+    assert (len(facts["contact_sheet"]["shown"]), facts["reconstruction"]["measured"]) == (1, 1)
+    assert "output_image_dir: null" not in page.text
+    assert "the decoded latent" in page.text
 
 
 def test_many_items_have_a_report_that_can_be_mailed(made):

@@ -16,7 +16,9 @@ from helpers.study import Study
 def copy(demo, tmp_path) -> Study:
     """A copy of the finished demo, which a test may change."""
     shutil.copytree(demo.folder, tmp_path / "copy")
-    return Study(tmp_path / "copy")
+    copied = Study(tmp_path / "copy")
+    copied.config(report=True)
+    return copied
 
 
 def report_jobs(run) -> dict[str, int]:
@@ -66,7 +68,7 @@ def test_what_makes_the_report_again(copy):
     planned = report_jobs(copy.run("--dry-run"))
     assert planned == {"stack": 1, "figure": len(paths.FIGURES), "report": 1}
     (copy.folder / "results/report.html").unlink()
-    copy.config()
+    copy.config(report=False)
     assert report_jobs(copy.run("--dry-run")) == {"stack": 1}
     copy.config(report=True, report_color="sizee")
     run = copy.run("--dry-run", fails=True)
@@ -74,9 +76,9 @@ def test_what_makes_the_report_again(copy):
     assert "Traceback" not in run.output
 
 
-def test_a_lost_picture_is_drawn_again_and_a_failure_is_explained(copy):
+def test_a_figure_that_fails_is_explained(copy):
     (copy.folder / "results/report/map.png").unlink()
-    (copy.folder / "results/latents.pt").write_bytes(b"no tensor")
-    run = copy.run(fails=True)
+    (copy.folder / "results/latents.pt").write_bytes(b"not a tensor")
+    run = copy.run("results/report/map.png", fails=True)
     assert "results/latents.pt is no" in run.text
     assert "stacked" not in run.text
