@@ -1,9 +1,9 @@
 """A real Slurm on this machine alone, for tests: one node with two GPU resources that are no GPUs.
 
-    python tests/slurm_cluster.py DIRECTORY      (then SLURM_CONF=DIRECTORY/slurm.conf sbatch ...; Ctrl-C ends it)
+    python tests/helpers/slurm_cluster.py DIRECTORY      (then SLURM_CONF=DIRECTORY/slurm.conf sbatch ...; Ctrl-C ends it)
 
 It needs Debian's packages munge, slurmctld, slurmd and slurm-client, and changes nothing of an installed cluster: all
-its files lie in the directory, and its ports are free ones.
+its files are in the directory, and its ports are free ones.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Cluster:
         """Start the daemons and wait until the node takes jobs.
 
         Raises:
-            RuntimeError: it did not come up; the text has the ends of the logs.
+            RuntimeError: it did not start; the text has the ends of the logs.
         """
         for name in ("munge", "state", "spool", "bin"):
             (self.folder / name).mkdir(parents=True, mode=0o755)
@@ -142,7 +142,7 @@ class Cluster:
                 logs = [*self.folder.glob("*.log"), *self.folder.glob("*.out"), *self.folder.glob("munge/log-file")]
                 ends = "\n".join(f"{log}:\n{log.read_text(errors='replace')[-2000:]}" for log in logs)
                 self.stop()
-                raise RuntimeError(f"Slurm does not come up (ended: {ended or 'nothing'})\n{ends}")
+                raise RuntimeError(f"Slurm does not start (ended: {ended or 'nothing'})\n{ends}")
             time.sleep(0.1)
 
 
@@ -157,7 +157,7 @@ def main() -> int:
         print(f"not installed: {', '.join(lacking)}", file=sys.stderr)
         return 1
     if len(sys.argv) != 2 or Path(sys.argv[1]).exists():
-        print(__doc__, "\nThe directory must not be there yet.", file=sys.stderr)
+        print(__doc__, "\nThe directory must not exist yet.", file=sys.stderr)
         return 1
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     cluster = Cluster(Path(sys.argv[1]).resolve())
