@@ -98,7 +98,8 @@ def test_what_c_libraries_print_about_damaged_files_is_not_shown(pictures, monke
 
 
 def test_the_command_ends_with_1_and_the_list_and_loads_no_torch(pictures):
-    command = [sys.executable, "-X", "importtime", ROOT / "scripts/check.py", "--plan", write(plan(["text.png"]))]
+    command = [sys.executable, "-X", "importtime", str(ROOT / "scripts/check.py")]
+    command += ["--plan", str(write(plan(["text.png"])))]
     ran = subprocess.run([*command, "--threads", "1"], capture_output=True, text=True)
     assert ran.returncode == 1
     assert "1 of 1 pictures cannot be read" in ran.stderr

@@ -49,9 +49,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(monkeypatch):
 
 
 def test_what_a_killed_process_leaves_is_overwritten_by_the_next_and_jobs_of_slurm_do_not_share_it(monkeypatch):
-    used = []
+    used: list[str] = []
     replace = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda path, target: used.append(path.name) or replace(path, target))
+
+    def noting(path: Path, target: str) -> Path:
+        used.append(path.name)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", noting)
     for job in (None, None, "7", "8"):
         if job:
             monkeypatch.setenv("SLURM_JOB_ID", job)

@@ -83,6 +83,7 @@ def test_arrays_are_those_of_the_chosen_items(results):
     assert R[:, 0, 0, 0].tolist() == [0, 1, 2, 5]
     assert Y.tolist() == [1.5, -0.2, 3, 4]
     assert T.tolist() == [0, 1, 0, 1]
+    assert C is not None
     assert C.tolist() == [[0.1, 0], [2, 0], [3, 0], [6, 0.5]]
     assert (R.dtype, Y.dtype, T.dtype, C.dtype) == (np.float32, np.float64, np.int64, np.float64)
 

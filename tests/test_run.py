@@ -110,7 +110,13 @@ def test_a_second_run_is_refused_until_the_first_has_ended_however_it_ends():
     Path(".snakemake").mkdir()
     fork = multiprocessing.get_context("fork")
     locked = fork.Event()
-    first = fork.Process(target=lambda: (run.lock_run(), locked.set(), time.sleep(60)))
+
+    def hold() -> None:
+        run.lock_run()
+        locked.set()
+        time.sleep(60)
+
+    first = fork.Process(target=hold)
     first.start()
     assert locked.wait(30)
     with pytest.raises(InputError, match=rf"Another run is at work in {os.getcwd()}: wait"):

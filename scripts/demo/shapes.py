@@ -101,7 +101,7 @@ def random_scene(random: np.random.Generator) -> Scene:
         size=float(size),
         x=float(0.5 + random.uniform(-room, room)),
         y=float(0.5 + random.uniform(-room, room)),
-        ground=tuple(int(value) for value in random.integers(low, high + 1, 3)),
+        ground=tuple(random.integers(low, high + 1, 3).tolist()),
     )
 
 

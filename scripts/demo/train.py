@@ -528,13 +528,13 @@ def measure(folder: Path = MODEL) -> None:
     print("| strength | as asked | place kept | 'no change': shape and colour kept | place kept |")
     print("| --- | --- | --- | --- | --- |")
     for strength in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0):
-        cells = []
+        counts = []
         for words, pairs in ((prompts, asked), (["no change"] * 100, kept)):
             seen = model.edited(words, strength)
             good = sum((found.shape, found.colour) == pair for found, pair in zip(seen, pairs, strict=True))
             mass, boxes = (sum(distance < 3 for distance in model.moved(seen, box)) for box in (False, True))
-            cells += [str(good), f"{mass} ({boxes})"]
-        print(f"| {strength} | {' | '.join(cells)} |", flush=True)
+            counts += [str(good), f"{mass} ({boxes})"]
+        print(f"| {strength} | {' | '.join(counts)} |", flush=True)
     print(f"\nmeasured in {time.time() - started:.0f} s")
 
 

@@ -69,7 +69,7 @@ def check_digests(R: np.ndarray, index: pd.DataFrame) -> None:
     differ = [
         place
         for place, digest in enumerate(index["sha256"])
-        if hashlib.sha256(np.ascontiguousarray(R[place], dtype="<f4")).hexdigest() != digest
+        if hashlib.sha256(R[place].astype("<f4", copy=False).tobytes()).hexdigest() != digest
     ]
     if differ:
         raise DataError(

@@ -24,12 +24,12 @@ import psutil
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/benchmarks")]
+sys.path.insert(0, str(ROOT / "tests"))
 
+from benchmarks.resident import COPIES  # noqa: E402
 from gpi_latents.study.study import Study as Parsed  # noqa: E402
 from gpi_latents.tensors.latent_file import latent_bytes  # noqa: E402
 from helpers.study import Study, draw  # noqa: E402
-from resident import COPIES  # noqa: E402
 
 PROFILE = ["--workflow-profile", str(ROOT / "profiles/default")]
 
@@ -82,7 +82,7 @@ def planning(scratch: Path, count: int) -> dict[str, float]:
     (bare / "Snakefile").write_text(COPIES % count)
     (bare / "pictures").symlink_to(ours.folder / "pictures")
     bare_command = [sys.executable, "-m", "snakemake", "--cores", "4", *PROFILE]
-    figures = {"items": count}
+    figures: dict[str, float] = {"items": count}
     cold, bare_cold = Measured(command, ours.folder), Measured(bare_command, bare)
     figures["cold, s per item"], figures["bare"] = cold.seconds / count, bare_cold.seconds / count
     figures["ratio"] = cold.seconds / bare_cold.seconds

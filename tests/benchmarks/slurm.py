@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/benchmarks")]
+sys.path.insert(0, str(ROOT / "tests"))
 
+from benchmarks.resident import load_seconds, show  # noqa: E402
 from helpers.slurm_cluster import Cluster  # noqa: E402
 from helpers.study import Study  # noqa: E402
-from resident import load_seconds, show  # noqa: E402
 
 
 def run(made: Study, cluster: Cluster, *arguments: str) -> float:

@@ -152,7 +152,7 @@ def test_a_kill_at_any_write_never_lets_tensor_and_table_disagree(planned):
     for number, path in enumerate(Path("results/hidden").iterdir()):
         path.write_bytes(latent_bytes(torch.full((1, 4, 2, 2), 10.0 + number)))
     kept = {path: path.read_bytes() for path in OUTPUTS}
-    ends = []
+    ends: list[int] = []
     while not ends or ends[-1]:
         for path, content in kept.items():
             path.write_bytes(content)

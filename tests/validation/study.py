@@ -23,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +120,7 @@ def run_workflow(folder: Path) -> None:
         raise RuntimeError(finished.stdout + finished.stderr)
 
 
-def choose(index: pd.DataFrame, scenario: Scenario, seed: Iterable[int]) -> pd.DataFrame:
+def choose(index: pd.DataFrame, scenario: Scenario, seed: list[int]) -> pd.DataFrame:
     """One repetition's items, with columns `treatment`, `confounder` (standardised) and `outcome`.
 
     A picture is taken with the probability of its own treatment, given its confounder, until there are enough.
