@@ -31,7 +31,7 @@ def demo(tmp_path_factory) -> Study:
     shutil.copytree(ROOT / "config", folder / "config")
     finished = Study(folder)
     shutil.copy(ROOT / "config/config.yaml", folder / "config")
-    finished.first = finished.run()
+    finished.first = finished.run("-p")
     return finished
 
 

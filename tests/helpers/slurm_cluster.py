@@ -1,6 +1,6 @@
 """A real Slurm on this machine alone, for tests: one node with two GPU resources that are no GPUs.
 
-    python tests/helpers/slurm_cluster.py DIRECTORY      (then SLURM_CONF=DIRECTORY/slurm.conf sbatch ...; Ctrl-C ends it)
+    python tests/helpers/slurm_cluster.py DIRECTORY   (then SLURM_CONF=DIRECTORY/slurm.conf sbatch ...; Ctrl-C ends it)
 
 It needs Debian's packages munge, slurmctld, slurmd and slurm-client, and changes nothing of an installed cluster: all
 its files are in the directory, and its ports are free ones.
