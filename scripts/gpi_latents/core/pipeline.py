@@ -128,10 +128,10 @@ class Pipelines:
 
         index = read_json(self.folder / "model_index.json")
         channels = self.vae.config["latent_channels"]
-        taken = self.denoiser_config["in_channels"] // (4 if index["_class_name"].startswith("Flux") else 1)
-        if channels != taken:
+        expected = self.denoiser_config["in_channels"] // (4 if index["_class_name"].startswith("Flux") else 1)
+        if channels != expected:
             raise ItemError(
-                f"the autoencoder's latents have {channels} channels, but the model takes {taken}: "
+                f"the autoencoder's latents have {channels} channels, but the model takes {expected}: "
                 "with this vae_id only strength 0 is possible"
             )
         transformers.utils.logging.disable_progress_bar()

@@ -5,7 +5,8 @@ An answer is lines of text that begin with a number: 102 accepted, 100 what is b
 seconds), 200 finished, 500 failed (501: failed, and more lines of the message follow).
 
 It ends when it has had nothing to do for a while, when the Snakemakes that it works for have ended, and when its
-working directory is gone; it never outlives the lock that its clients look at, and leaves no file behind.
+working directory is moved or removed. It holds the lock that its clients look at until its process has ended, and
+leaves no file behind.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Resident:
         try:
             await self._answer(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client is gone; its item is dropped and the next one is served
+            pass  # the client has hung up; its item is dropped and the next one is served
         finally:
             self.clients -= 1
             self.last_used = time.monotonic()
@@ -155,7 +156,7 @@ class Resident:
         except OSError:
             vanished = True
         if vanished:
-            return "the working directory is gone"
+            return "the working directory was moved or removed"
         if self.clients:
             return ""
         if self.failure:
