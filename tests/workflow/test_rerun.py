@@ -277,14 +277,14 @@ def test_interrupted_runs_leave_only_what_was_not_finished(study):
 def test_batches_make_what_one_run_makes(study):
     """Batches take whole blocks of 100 items."""
     first = rows(study).loc[["a0"]]
-    copies = [first.assign(id=f"n{number}", seed=str(number)) for number in range(100)]
+    copies = [first.assign(id=f"n{number}", seed=str(number)) for number in range(200)]
     pd.concat([rows(study), *copies]).to_csv(study.folder / "config/items.csv", index=False)
     study.run()
     expected = study.digests(), (study.folder / "results/latents.pt").read_bytes()
     for folder in (".snakemake", "results"):
         shutil.rmtree(study.folder / folder)
     counts = [study.run("--batch", f"stack={number}/2").jobs for number in (1, 2)]
-    assert [count["extract"] for count in counts] == [100, 5]
+    assert [count["extract"] for count in counts] == [200, 5]
     assert [count.get("stack", 0) for count in counts] == [0, 1]
     assert (study.digests(), (study.folder / "results/latents.pt").read_bytes()) == expected
     assert study.plan() == set()
@@ -292,4 +292,4 @@ def test_batches_make_what_one_run_makes(study):
     delete("results/checksums/0.sha256", "results/hidden/hidden_a0.pt")(study)
     assert study.plan("--batch", "stack=1/2") == {"extract a0"}
     planned = study.plan("--batch", "stack=1/2", "--config", "prefix_hidden=other")
-    assert len(planned) == 100
+    assert len(planned) == 200

@@ -155,7 +155,7 @@ def test_old_results_are_not_taken_for_new_ones_when_a_job_never_ran(clustered):
     run = clustered.start("--default-resources", "slurm_extra='--begin=now+1hour'")
     job = clustered.waiting_job("extract")
     clustered.cluster.client("scancel", job)
-    output = run.communicate(timeout=60)[0]
+    output = run.communicate(timeout=120)[0]
     assert run.returncode != 0
     assert f"Slurm job {job} ended, CANCELLED" in output
     assert clustered.plan() == everything
@@ -199,7 +199,7 @@ def test_a_group_that_slurm_ends_is_reported_and_only_what_is_missing_runs_again
         assert before.items() <= done.items()
         assert f"Slurm job {job} ended, {end}" in output
         assert f"{count - len(done)} of {count} items were not reached: run again for them" in output
-        wait_for(lambda: not residents(clustered.folder), 20, "the resident's end")
+        wait_for(lambda: not residents(clustered.folder), 60, "the resident's end")
         unfinished = {f"extract {row['id']}" for row in rows if row["id"] not in done}
         assert clustered.plan() == unfinished | {"stack"}
     rest = [row for row in rows if row["id"] not in done][:3]
@@ -215,7 +215,7 @@ def test_a_sheet_edited_while_jobs_wait_is_not_stacked_with_other_latents(cluste
     run = clustered.start("--default-resources", "slurm_extra='--begin=now+10'")
     clustered.waiting_job("extract")
     clustered.sheet([row | {"seed": 7} for row in rows])
-    output = run.communicate(timeout=120)[0]
+    output = run.communicate(timeout=240)[0]
     assert run.returncode != 0
     assert "was made with other settings" in output
     assert not (clustered.folder / "results/index.csv").exists()
@@ -229,7 +229,7 @@ def test_ctrl_c_cancels_what_was_submitted_and_a_resident_killed_inside_a_group_
     run = clustered.start()
     job = clustered.running_job()
     os.killpg(run.pid, signal.SIGINT)
-    run.communicate(timeout=60)
+    run.communicate(timeout=120)
     assert run.returncode != 0
     wait_for(lambda: clustered.records()[job]["JobState"] == "CANCELLED", 30, "the job's end")
     wait_for(lambda: not residents(clustered.folder), 30, "the resident's end")
