@@ -9,6 +9,7 @@ import sys
 import venv
 from pathlib import Path
 
+import pytest
 from helpers.study import ROOT
 
 SCRIPTS = ROOT / "scripts"
@@ -90,6 +91,7 @@ def test_the_client_of_a_job_imports_the_standard_library_alone():
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
 
 
+@pytest.mark.long
 def test_pip_installs_the_package_and_a_users_own_files_take_no_name_from_it(tmp_path):
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
