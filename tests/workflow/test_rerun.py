@@ -189,6 +189,7 @@ def test_after_several_changes_only_what_they_touch_runs(study):
     assert digests.stdout.count(": OK") == 5
 
 
+@pytest.mark.long
 def test_pictures_switched_on_deleted_and_switched_off(study):
     config(output_image_dir="results/images")(study)
     check(study, jobs(ALL))
@@ -198,6 +199,7 @@ def test_pictures_switched_on_deleted_and_switched_off(study):
     assert study.plan() == set()
 
 
+@pytest.mark.long
 def test_another_model_or_other_weights_run_everything(study):
     before = study.digests()
     shutil.copytree(ROOT / "config/demo/model", study.folder / "model")

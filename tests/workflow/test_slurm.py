@@ -47,7 +47,8 @@ class SlurmStudy(Study):
     def arguments(self, *arguments: str, cores: int = 2) -> list[str]:
         profile = [] if "--workflow-profile" in arguments else ["--workflow-profile", "slurm"]
         location = ["--snakefile", str(self.workflow / "Snakefile"), "--directory", str(self.folder)]
-        return [*location, *profile, "--seconds-between-status-checks", "1", *arguments]
+        patience = ["--seconds-between-status-checks", "1", "--latency-wait", "5"]
+        return [*location, *profile, *patience, *arguments]
 
     def records(self) -> dict[str, dict[str, str]]:
         lines = self.cluster.client("scontrol", "--oneliner", "show", "job").splitlines()
@@ -141,6 +142,7 @@ def test_one_bad_picture_in_a_group_costs_no_other_item(clustered):
     assert "TresPerNode" not in jobs["extract"][0]  # on the CPU, no GPU is taken from others
 
 
+@pytest.mark.long
 def test_old_results_are_not_taken_for_new_ones_when_a_job_never_ran(clustered):
     """Because Slurm refused it, or it was cancelled while it waited."""
     rows = clustered.pictures(3, seed=1, outcome=1)
@@ -212,7 +214,7 @@ def test_a_group_that_slurm_ends_is_reported_and_only_what_is_missing_runs_again
 @pytest.mark.long
 def test_a_sheet_edited_while_jobs_wait_is_not_stacked_with_other_latents(clustered):
     rows = clustered.pictures(2, seed=1)
-    run = clustered.start("--default-resources", "slurm_extra='--begin=now+10'")
+    run = clustered.start("--default-resources", "slurm_extra='--begin=now+5'")
     clustered.waiting_job("extract")
     clustered.sheet([row | {"seed": 7} for row in rows])
     output = run.communicate(timeout=240)[0]

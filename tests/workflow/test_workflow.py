@@ -71,6 +71,7 @@ def test_gpi_packs_way_of_reading_gives_the_stack(demo):
     assert np.array_equal(read, torch.load(demo.folder / "results/latents.pt", weights_only=True).numpy())
 
 
+@pytest.mark.long
 def test_the_commands_that_snakemake_logs_can_be_copied_and_run(demo, tmp_path):
     copy = Study(tmp_path / "copy")
     shutil.copytree(demo.folder, copy.folder, dirs_exist_ok=True)
