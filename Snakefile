@@ -5,7 +5,7 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-include: "scripts/rules/common.smk"  # STUDY (the checked config and sheet), the globals of commands, the hooks of a run
+include: "scripts/rules/common.smk"  # STUDY (the checked config and sheet), how commands start, the hooks of a run
 
 
 rule all:
@@ -28,8 +28,9 @@ rule model:
         "envs/environment.yaml"
     params:
         identity=STUDY.model_identity,
+        command=command("model.py"),
     shell:
-        "{PYTHON:q} {SCRIPTS:q}/model.py --plan {PLAN} --output {output:q} > {log:q} 2>&1"
+        "{params.command} --output {output:q} > {log:q} 2>&1"
 
 
 # One image: ask the resident process, which keeps the model loaded, for its latent.
@@ -38,8 +39,7 @@ rule extract:
         image=STUDY.image,
         model=MODEL,
     output:
-        latent=STUDY.latent,
-        **STUDY.picture,
+        **STUDY.outputs,
     log:
         "logs/extract/{id}.log",
     group:
@@ -54,8 +54,9 @@ rule extract:
     params:
         recipe=STUDY.recipe,  # all that decides the latent, as one text
         image_bytes=STUDY.image_bytes,
+        command=lambda wildcards, input: EXTRACT,
     shell:
-        "{EXTRACT} --image {input.image:q} --recipe {params.recipe:q} --output {output:q} > {log:q} 2>&1"
+        "{params.command} --image {input.image:q} --recipe {params.recipe:q} --output {output:q} > {log:q} 2>&1"
 
 
 # SHA-256 of a hundred latents at a time: what Snakemake does around a job grows with the square of its inputs.
@@ -90,8 +91,9 @@ rule stack:
         runtime=60,
     params:
         table=STUDY.table,
+        command=command("stack.py"),
     shell:
-        "{PYTHON:q} {SCRIPTS:q}/stack.py --plan {PLAN} --model {input.model:q} --output {output:q} > {log:q} 2>&1"
+        "{params.command} --model {input.model:q} --output {output:q} > {log:q} 2>&1"
 
 
 include: "scripts/rules/report.smk"

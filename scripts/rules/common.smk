@@ -1,6 +1,7 @@
 """What all rules share: the study, how commands are started, and the hooks of a run."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -27,22 +28,19 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
-# For the rules' commands. Snakemake compares these between runs before they are filled in, so what is named here in
-# capitals can change without anything running again.
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 PYTHON = "python" if CONDA else sys.executable
-SCRIPTS = str(paths.SCRIPTS)
-PLAN = STUDY.plan
 EXTRACT = STUDY.extract_command(PYTHON, workflow.resource_settings.cores)
-FIGURES = STUDY.figures
 MODEL = paths.MODEL  # by its name, since with rules.model.output planning grows with the square of the items
 
-# Where another workflow imports this one as a module, Snakemake prints commands with the variables of that one.
-for name in ("PYTHON", "SCRIPTS", "PLAN", "EXTRACT", "FIGURES"):
-    workflow.modifier_stack[0].globals.setdefault(name, globals()[name])
+
+def command(script):
+    """How a rule's command begins, as a function of its input, which Snakemake does not compare between runs."""
+    return lambda wildcards, input: shlex.join([PYTHON, f"{paths.SCRIPTS}/{script}", "--plan", STUDY.plan])
+
 
 # For the commands of profiles/slurm, which Snakemake runs from the working directory.
-os.environ |= {"GPI_PYTHON": sys.executable, "GPI_SLURM": f"{SCRIPTS}/slurm.py"}
+os.environ |= {"GPI_PYTHON": sys.executable, "GPI_SLURM": f"{paths.SCRIPTS}/slurm.py"}
 
 
 def planned_checksums(lost=False):

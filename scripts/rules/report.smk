@@ -22,14 +22,14 @@ rule figure:
         runtime=60,
     params:
         color=lambda wildcards: STUDY.config["report_color"] if wildcards.figure == "map" else None,
+        command=command("figures.py"),
     shell:
-        "{PYTHON:q} {SCRIPTS:q}/figures.py --plan {PLAN} --figure {wildcards.figure} --index {input.index:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        "{params.command} --figure {wildcards.figure} --index {input.index:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule report:
     input:
-        expand("results/report/{figure}.{kind}", figure=FIGURES, kind=["png", "json"]),
+        expand("results/report/{figure}.{kind}", figure=STUDY.figures, kind=["png", "json"]),
         provenance="results/provenance.json",
     output:
         "results/report.html",
@@ -40,6 +40,7 @@ rule report:
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        command=command("report.py"),
     shell:
-        "{PYTHON:q} {SCRIPTS:q}/report.py --figures {FIGURES} --provenance {input.provenance:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        "{params.command} --provenance {input.provenance:q} --output {output:q} > {log:q} 2>&1"

@@ -10,8 +10,10 @@ rule check:
     resources:
         mem_mb=8000,
         runtime=60,
+    params:
+        command=command("check.py"),
     shell:
-        "{PYTHON:q} {SCRIPTS:q}/check.py --plan {PLAN} --threads {threads} > {log:q} 2>&1"
+        "{params.command} --threads {threads} > {log:q} 2>&1"
 
 
 rule orphans:

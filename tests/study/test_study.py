@@ -38,8 +38,7 @@ def test_an_item_has_its_picture_its_recipe_and_its_files():
     assert '"strength":0.5' in found.recipe(item("b"))
     assert '"strength":0.0' in found.recipe(item("001"))
     assert found.latents == ["results/hidden/hidden_001.pt", "results/hidden/hidden_b.pt"]
-    assert found.latent == "results/hidden/hidden_{id}.pt"
-    assert found.picture == {"picture": "results/images/gen_{id}.png"}
+    assert found.outputs == {"latent": "results/hidden/hidden_{id}.pt", "picture": "results/images/gen_{id}.png"}
     assert found.checksums == ["results/checksums/0.sha256"]
     assert found.block(SimpleNamespace(block="0")) == found.latents
     assert found.results == ["results/latents.pt", "results/index.csv", "results/provenance.json", paths.REPORT]
@@ -49,7 +48,7 @@ def test_an_item_has_its_picture_its_recipe_and_its_files():
 
 def test_keys_switch_pictures_and_the_report_off():
     found = study(output_image_dir=None, report=False)
-    assert found.picture == {}
+    assert list(found.outputs) == ["latent"]
     assert found.results[-1] == "results/provenance.json"
     assert not {"contact_sheet", "reconstruction"} & set(found.figures)
 

@@ -50,8 +50,8 @@ class Study:
         self.figures = paths.figures(self.config)
         self.model_files = model_files(self.config)
         self.model_identity = model_identity(self.config)
-        self.latent = paths.latent_path(self.config, "{id}")
-        self.picture = {"picture": paths.picture_path(self.config, "{id}")} if self.config["output_image_dir"] else {}
+        outputs = {"latent": paths.latent_path(self.config, "{id}"), "picture": paths.picture_path(self.config, "{id}")}
+        self.outputs = {name: path for name, path in outputs.items() if path}  # no pictures if none are decoded
         report = [paths.REPORT] if self.config["report"] else []
         self.results = [self.config["stacked"], paths.INDEX, paths.PROVENANCE, *report]
 
