@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gpi_latents import paths
 from gpi_latents.core.diffusion import Model, devices, restored_settings, same_bits
 from gpi_latents.core.pictures import png_bytes
 from gpi_latents.errors import InputError, ItemError
@@ -83,9 +82,9 @@ def extract_images(
     config = _config(given if seed is None else given | {"seed": seed})
     model = _model(config, cache_dir)
     for key, folder in (("output_hidden_dir", output_hidden_dir), ("output_image_dir", output_image_dir)):
-        config[key] = None if folder is None else os.path.normpath(folder)
+        config[key] = folder
         if folder is not None:
-            os.makedirs(config[key], exist_ok=True)
+            os.makedirs(folder, exist_ok=True)
     with restored_settings(), ThreadPoolExecutor(1, initializer=same_bits) as thread:
         jobs = (thread.submit(_extract, model, config, seed is None, number, *each) for number, each in inputs)
         return [job.result() for job in tqdm(jobs, total=len(inputs), desc="Extracting", unit="image")]
@@ -146,8 +145,9 @@ def _extract(
         raise ItemError(f"images[{number}]: {error}") from error
     for note in model.prompt_notes(chosen):
         warnings.warn(f"images[{number}]: {note}", stacklevel=2)
-    if picture_path := paths.picture_path(config, str(number)):
+    if config["output_image_dir"] is not None:
+        picture_path = Path(config["output_image_dir"], f"{config['save_name']}_{number}.png")
         write_whole(picture_path, png_bytes(model.decode(latent)))
-    latent_path = Path(paths.latent_path(config, str(number)))
+    latent_path = Path(config["output_hidden_dir"], f"{config['prefix_hidden']}_{number}.pt")
     write_whole(latent_path, latent_bytes(latent, recipe_digest(chosen)))
     return latent_path
