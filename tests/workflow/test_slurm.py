@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 from gpi_latents import slurm
 from helpers import slurm_cluster
@@ -191,9 +192,15 @@ def test_a_group_that_slurm_ends_is_reported_and_only_what_is_missing_runs_again
         if "CANCELLED" in end:
             clustered.cluster.client("scancel", job)
         elif "FAILED" in end:
-            for step in clustered.cluster.client("scontrol", "listpids", job).splitlines()[1:]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(step.split()[0]), signal.SIGKILL)
+            lines = clustered.cluster.client("scontrol", "listpids", job).splitlines()[1:]
+            killed: set[psutil.Process] = set()
+            for line in lines:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process = psutil.Process(int(line.split()[0]))
+                    killed |= {process, *process.children(recursive=True)}
+            for process in killed:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
         output = run.communicate(timeout=240)[0]
         assert run.returncode != 0
         before, done = done, clustered.digests()
