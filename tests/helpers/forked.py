@@ -64,5 +64,8 @@ class Forked:
         self.wait(timeout)
         return self.output.read_text(errors="replace"), None
 
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
     def kill(self) -> None:
         self.process.kill()

@@ -117,6 +117,8 @@ def test_a_kill_around_the_write_of_a_latent_heals(begun, undisturbed, stop, kil
         stop.release(number)
     output, succeeded = end(run)
     assert succeeded == (killed == "resident"), output  # another resident did the item
+    logs = "".join(path.read_text() for path in (begun.folder / "logs").glob("resident*.log"))
+    assert logs.count("loaded the model") == (5 if killed == "resident" else 1)
     if killed == "client":
         assert f"of {ITEMS} items were not reached: run again for them" in output
     assert not disagree(begun)
