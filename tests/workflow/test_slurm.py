@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -81,8 +82,14 @@ class SlurmStudy(Study):
 
 
 @pytest.fixture
-def clustered(tmp_path, cluster) -> SlurmStudy:
-    return SlurmStudy(tmp_path / "a study – ü", cluster)
+def clustered(tmp_path, cluster) -> Iterator[SlurmStudy]:
+    made = SlurmStudy(tmp_path / "a study – ü", cluster)
+    yield made
+    # This cluster does not track processes by cgroups, so that of a cancelled job some can remain.
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(made.folder.resolve()):
+                process.kill()
 
 
 @pytest.mark.long
