@@ -85,4 +85,5 @@ def remove_other_plans(folder: str) -> None:
 
 
 def _no_plan(folder: str | Path) -> InputError:
-    return InputError(f"The plan of this run, {folder}, is missing: run snakemake again")
+    advice = "run snakemake again, after making room if the disk is full"
+    return InputError(f"The plan of this run, {folder}, is missing: {advice}")
