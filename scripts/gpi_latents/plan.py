@@ -28,6 +28,9 @@ PLAN_COLUMNS = ["sheet_row", "recipe_sha256"]
 
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"  # a cell that is a number, apart from blanks around it; ASCII
 
+# Cells that hold no value, apart from blanks around them: what R, pandas, Excel and databases write for it.
+MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "<NA>", "NULL"})
+
 
 def write_plan(config: Mapping[str, Any], table: pd.DataFrame) -> str:
     """Write the plan, unless it exists.
