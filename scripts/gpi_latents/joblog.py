@@ -6,7 +6,7 @@ A job that worked ends its log with one line of JSON; one that failed with `erro
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from gpi_latents.files import read_text
 
@@ -19,11 +19,13 @@ class Finished:
     """What a job reports of its item.
 
     Attributes:
-        notes: what was done to the picture, and what the model does not read of the prompts.
+        notes: what was done to the picture beyond bringing it to its size, what is doubtful about it, and what the
+            model does not read of the prompts.
         shape: of the latent.
         seconds: of computing.
         total_seconds: with waiting and files, without loading the model.
         device: as torch names it.
+        done: what is said of every picture: its format, size and mode, and how it was brought to its size.
     """
 
     notes: list[str]
@@ -31,6 +33,7 @@ class Finished:
     seconds: float
     total_seconds: float
     device: str
+    done: list[str] = field(default_factory=list)  # logs of earlier versions have it among the notes
 
 
 def line(finished: Finished) -> str:

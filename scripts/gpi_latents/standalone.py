@@ -139,11 +139,11 @@ def _extract(
         item.seed = secrets.randbelow(2**63)
     chosen = recipe(config, item)
     try:
-        picture, _ = model.prepare(image, chosen)
+        picture, handling = model.prepare(image, chosen)
         latent = model.latent(picture, chosen)
     except ItemError as error:
         raise ItemError(f"images[{number}]: {error}") from error
-    for note in model.prompt_notes(chosen):
+    for note in handling.doubts + model.prompt_notes(chosen):
         warnings.warn(f"images[{number}]: {note}", stacklevel=2)
     if config["output_image_dir"] is not None:
         picture_path = Path(config["output_image_dir"], f"{config['save_name']}_{number}.png")

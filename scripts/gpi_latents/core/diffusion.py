@@ -19,7 +19,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from gpi_latents.core.pictures import fit_picture, open_picture
+from gpi_latents.core.pictures import Handling, fit_picture, open_picture
 from gpi_latents.core.pipeline import Pipelines, read_json
 from gpi_latents.errors import ItemError, ModelError
 
@@ -144,7 +144,7 @@ class Model:
         height, width = (side, side) if isinstance(side, int) else side
         return height * self.factor, width * self.factor
 
-    def prepare(self, image: str | Path | Image.Image, recipe: dict[str, Any]) -> tuple[Image.Image, list[str]]:
+    def prepare(self, image: str | Path | Image.Image, recipe: dict[str, Any]) -> tuple[Image.Image, Handling]:
         """Open an item's picture and bring it to the size that its recipe asks for; needs no device.
 
         Raises:
@@ -154,9 +154,10 @@ class Model:
         size = (size, size) if isinstance(size, int) else tuple(size)
         if recipe["resize"] != "contain" and any(side % self.multiple for side in size):
             raise ItemError(f"image_size {size[0]} x {size[1]}: this model takes multiples of {self.multiple}")
-        picture, opened = open_picture(image)
+        picture, handling = open_picture(image)
         picture, fitted = fit_picture(picture, size, recipe["resize"], self.multiple)
-        return picture, opened + fitted
+        handling.done += fitted
+        return picture, handling
 
     @torch.inference_mode()
     def latent(

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +22,45 @@ with contextlib.suppress(ImportError):  # a plugin that users can install
     pillow_heif.register_heif_opener()
 
 
-def open_picture(image: str | Path | Image.Image) -> tuple[Image.Image, list[str]]:
+DOUBTFUL = "warning: "  # begins a note on a picture that may not be what its user takes it for
+
+
+@dataclass
+class Handling:
+    """What was done to a picture.
+
+    Attributes:
+        done: what is said of every picture: its format, size and mode; resized, cropped, reflected.
+        notes: all else that was done to it, and what is doubtful, which begins with `DOUBTFUL`.
+    """
+
+    done: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def doubts(self) -> list[str]:
+        """The notes on what is doubtful."""
+        return [note for note in self.notes if note.startswith(DOUBTFUL)]
+
+
+def open_picture(image: str | Path | Image.Image) -> tuple[Image.Image, Handling]:
     """Open a picture, or take an open one, as viewers show it.
 
     The EXIF orientation and an embedded colour profile are applied, transparency is laid on white, 16 bits are scaled
     to 8. Of an animation or a file of many pages the first is taken.
 
     Returns:
-        The picture in mode RGB, and notes on what was done to it.
+        The picture in mode RGB, and what was done to it.
 
     Raises:
         ItemError: it is not a picture, or a damaged one.
     """
-    notes = []
+    done, notes = [], []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which we do not use
             picture = image if isinstance(image, Image.Image) else _open(image)
-            notes.append(f"{picture.format or 'picture'} {picture.width} x {picture.height} {picture.mode}")
+            done.append(f"{picture.format or 'picture'} {picture.width} x {picture.height} {picture.mode}")
             if (count := getattr(picture, "n_frames", 1)) > 1:
                 notes.append(f"the first of {count} {'pages' if picture.format == 'TIFF' else 'frames'}")
             picture.load()
@@ -51,7 +73,7 @@ def open_picture(image: str | Path | Image.Image) -> tuple[Image.Image, list[str
         raise
     except Exception as error:  # Pillow's plugins raise many kinds for damaged files
         raise ItemError(f"the picture {str(image)!r} cannot be read: {error or type(error).__name__}") from error
-    return picture, notes
+    return picture, Handling(done, notes)
 
 
 def _open(path: str | Path) -> Image.Image:

@@ -88,12 +88,12 @@ class Engine:
         stop_if_abandoned()
         started = time.monotonic()
         before = _state(request.image)
-        picture, notes = self.models[0].prepare(request.image, request.recipe)
+        picture, handling = self.models[0].prepare(request.image, request.recipe)
         model = self.free.get()
         try:
             computing = time.monotonic()
             latent = model.latent(picture, request.recipe, stop_if_abandoned)
-            notes += model.prompt_notes(request.recipe)
+            notes = handling.notes + model.prompt_notes(request.recipe)
             decoded = model.decode(latent) if request.picture else None
             seconds = time.monotonic() - computing
         except torch.OutOfMemoryError as error:
@@ -113,7 +113,8 @@ class Engine:
             Path(request.latent).unlink()  # newer than the picture, it would hide the change from Snakemake
             raise
         total = time.monotonic() - started
-        return joblog.Finished(notes, list(latent.shape), round(seconds, 3), round(total, 3), str(model.device))
+        times = round(seconds, 3), round(total, 3)
+        return joblog.Finished(notes, list(latent.shape), *times, str(model.device), handling.done)
 
 
 def _check_unchanged(image: str, before: tuple[int, int] | None) -> None:
