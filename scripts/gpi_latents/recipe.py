@@ -38,7 +38,11 @@ def recipe(config: Mapping[str, Any], item: Any) -> dict[str, Any]:
         chosen["num_inference_steps"] = item.num_inference_steps
         chosen["scheduler"] = config["scheduler"]
         if item.guidance_scale > 1:
+            # An empty text is not the same as none for Stable Diffusion XL. None is written as "", as both once were,
+            # so that items without a negative prompt keep their recipe.
             chosen["negative_prompt"] = item.negative_prompt or ""
+            if item.negative_prompt == "":
+                chosen["empty_negative_prompt"] = True
     return chosen
 
 

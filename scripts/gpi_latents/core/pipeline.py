@@ -67,7 +67,8 @@ class Pipelines:
         pipeline = self._pipeline(recipe["scheduler"])
         options = {
             "prompt": recipe["prompt"],
-            "negative_prompt": recipe.get("negative_prompt"),
+            # An empty text is not the same as none: XL's pipeline takes zeros for none.
+            "negative_prompt": recipe.get("negative_prompt") or ("" if "empty_negative_prompt" in recipe else None),
             "image": latent,  # with the model's channels, the pipeline takes it as encoded
             "height": size[0],
             "width": size[1],
