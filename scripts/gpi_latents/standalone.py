@@ -63,8 +63,8 @@ def extract_images(
         strength: 0 (the picture as it is) to 1.
         num_inference_steps: 1 to 999; about `strength` times this many are made.
         guidance_scale: at 1 or below there is no second pass.
-        negative_prompt: what the pictures should not show.
-        seed: of every picture's own generator; None draws one for each.
+        negative_prompt: what the pictures should not show; None and an empty text differ as the config's do.
+        seed: 0 to 2^32 - 1, of every picture's own generator; None draws one for each.
 
     Returns:
         The latents' paths, in the order of the pictures.
@@ -136,7 +136,7 @@ def _extract(
     """Extract one item, in a thread with the settings of `same_bits`."""
     item = SimpleNamespace(prompt=prompt, **{key: config[key] for key in SETTINGS})
     if draw_seed:
-        item.seed = secrets.randbelow(2**63)
+        item.seed = secrets.randbelow(2**32)
     chosen = recipe(config, item)
     try:
         picture, handling = model.prepare(image, chosen)
