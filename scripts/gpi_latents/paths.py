@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ REPORT = "results/report.html"
 CHECK = "results/check.csv"
 FAILED = "logs/failed.csv"
 PLANS = ".snakemake/gpi-latents"
+DIGESTS = f"{PLANS}/digests.json"  # of a local model's files and of pictures that may have changed
 FOLDERS = ["results", "results/checksums", "results/report"]  # besides those that the config chooses
 
 BLOCK = 100  # latents whose checksums are in one file
@@ -33,6 +35,14 @@ FIGURES = {
     "duplicates": ("Near-duplicates", "Latents"),
     "run_times": ("Run times", "Run"),
 }
+
+
+def plain(path: str) -> str:
+    """A path without `./` and doubled slashes, which Snakemake warns of.
+
+    `..` stays: after a link to a folder, it is the folder above the one that the link leads to.
+    """
+    return re.sub(r"/(\.?/)+", "/", path).removeprefix("./") or "."
 
 
 def latent_path(config: Mapping[str, Any], item_id: str) -> str:
