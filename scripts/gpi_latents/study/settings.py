@@ -92,11 +92,10 @@ class Config(BaseModel):
     guidance_scale: float = Field(7.5, ge=0, le=1000)
     """Weight of the prompt (classifier-free guidance); at 1 or below there is no second pass."""
     negative_prompt: str | None = Field(None, max_length=10000)
-    """What the picture should not show. null is none, which for Stable Diffusion XL is not the same as an empty text
-    (`""`): as in diffusers, its second pass takes zeros for the former and the encoded text for the latter."""
+    """What the picture should not show; null is none. For Stable Diffusion XL an empty text (`""`) is not the same, as
+    in diffusers: it is encoded, while none is zeros."""
     seed: int = Field(0, ge=0, le=2**32 - 1)
-    """Seed of the item's own random generator. Torch's generator takes it modulo 2^32, so a larger one would repeat the
-    numbers of a smaller one."""
+    """Seed of the item's own random generator. It takes seeds modulo 2^32, so larger ones would only repeat these."""
     output_hidden_dir: str = Field("results/hidden", pattern=BELOW_STUDY + r"\Z")
     """Folder of the latents, one file per item, below the working directory."""
     output_image_dir: str | None = Field("results/images", pattern=BELOW_STUDY + r"\Z")
