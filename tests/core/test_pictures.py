@@ -83,18 +83,18 @@ def test_a_colour_profile_is_applied_and_a_broken_one_is_not(tmp_path):
     assert open_picture(tmp_path / "srgb.png")[0].getpixel((0, 0)) == (200, 100, 50)
     red, green, _ = open_picture(tmp_path / "swapped.png")[0].getpixel((0, 0))
     assert red < green
-    shown, notes = open_picture(tmp_path / "broken.png")
+    shown, handling = open_picture(tmp_path / "broken.png")
     assert shown.getpixel((0, 0)) == (200, 100, 50)
-    assert any("used as they are" in note for note in notes)
+    assert any("used as they are" in note for note in handling.notes)
 
 
 @pytest.mark.fault("picture")
 def test_the_first_frame_of_an_animation_is_taken(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    shown, notes = open_picture(tmp_path / "a.gif")
+    shown, handling = open_picture(tmp_path / "a.gif")
     assert shown.getpixel((0, 0)) == (255, 0, 0)
-    assert "the first of 2 frames" in notes
+    assert "the first of 2 frames" in handling.notes
 
 
 @pytest.mark.fault("picture")
@@ -175,9 +175,9 @@ def frames(path: Path, **options) -> None:
 )
 def test_of_many_frames_or_pages_the_first_is_taken_and_the_log_says_so(tmp_path, name, note):
     frames(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
-    shown, notes = open_picture(tmp_path / name)
+    shown, handling = open_picture(tmp_path / name)
     assert shown.getpixel((0, 0)) == (255, 0, 0)
-    assert note in notes
+    assert note in handling.notes
 
 
 @pytest.mark.fault("picture")

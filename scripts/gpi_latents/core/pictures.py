@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import stat
-import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from gpi_latents.core import colour, opening, samples
 from gpi_latents.errors import ItemError
+from gpi_latents.joblog import DOUBTFUL
 
-with contextlib.suppress(ImportError):  # a plugin that users can install
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
-
-
-DOUBTFUL = "warning: "  # begins a note on a picture that may not be what its user takes it for
+# What brings a picture upright, by its EXIF orientation.
+TURNS = dict(enumerate((0, 3, 1, 5, 4, 6, 2), start=2))
 
 
 @dataclass
@@ -31,7 +24,7 @@ class Handling:
 
     Attributes:
         done: what is said of every picture: its format, size and mode; resized, cropped, reflected.
-        notes: all else that was done to it, and what is doubtful, which begins with `DOUBTFUL`.
+        notes: all else that was done to it, and what is doubtful, which begins with `joblog.DOUBTFUL`.
     """
 
     done: list[str] = field(default_factory=list)
@@ -44,90 +37,47 @@ class Handling:
 
 
 def open_picture(image: str | Path | Image.Image) -> tuple[Image.Image, Handling]:
-    """Open a picture, or take an open one, as viewers show it.
-
-    The EXIF orientation and an embedded colour profile are applied, transparency is laid on white, 16 bits are scaled
-    to 8. Of an animation or a file of many pages the first is taken.
+    """Open a picture, or take an open one, as viewers show it; docs/pictures.md says what is done to which kind.
 
     Returns:
         The picture in mode RGB, and what was done to it.
 
     Raises:
-        ItemError: it is not a picture, or a damaged one.
+        ItemError: it is not a picture, or a damaged one, or of a kind that cannot be read as it is meant.
     """
-    done, notes = [], []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which we do not use
-            picture = image if isinstance(image, Image.Image) else _open(image)
-            done.append(f"{picture.format or 'picture'} {picture.width} x {picture.height} {picture.mode}")
-            if (count := getattr(picture, "n_frames", 1)) > 1:
-                notes.append(f"the first of {count} {'pages' if picture.format == 'TIFF' else 'frames'}")
-            picture.load()
-            profile = picture.info.get("icc_profile")
-            if picture.getexif().get(0x0112, 1) != 1:  # the tag Orientation
-                picture = ImageOps.exif_transpose(picture)
-                notes.append("turned upright")
-            picture = _as_rgb(picture, profile, notes)
-    except ItemError:
-        raise
+            opened = opening.load(image) if isinstance(image, Image.Image) else opening.open_file(image)
+            notes = opened.notes
+            alpha = samples.opacity(opened, notes)
+            picture = _as_rgb(opened, notes)
+            if alpha is not None:
+                picture.putalpha(alpha)
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+            if opened.orientation != 1:
+                picture = picture.transpose(Image.Transpose(TURNS[opened.orientation]))
+    except ItemError as error:
+        raise ItemError(f"the picture {str(image)!r} {error}") from None
     except Exception as error:  # Pillow's plugins raise many kinds for damaged files
         raise ItemError(f"the picture {str(image)!r} cannot be read: {error or type(error).__name__}") from error
-    return picture, Handling(done, notes)
+    return picture, Handling([opened.kind], notes)
 
 
-def _open(path: str | Path) -> Image.Image:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-        raise ItemError(f"the picture {str(path)!r} is not a file")
-    try:
-        return Image.open(path)
-    except Image.DecompressionBombError:
-        raise ItemError(
-            f"the picture {str(path)!r} has more than {(Image.MAX_IMAGE_PIXELS or 0) // 500_000} million pixels: "
-            "make it smaller"
-        ) from None
-    except UnidentifiedImageError:
-        with open(path, "rb") as file:
-            start = file.read(12)
-        if not start:
-            raise ItemError(f"the picture {str(path)!r} cannot be read: it is empty") from None
-        if start[4:8] == b"ftyp":  # the container of HEIC and AVIF
-            raise ItemError(
-                f"the picture {str(path)!r} is in the format HEIC or AVIF, or a video: install the package pillow-heif "
-                f"({sys.executable} -m pip install pillow-heif), or save it as PNG or JPEG"
-            ) from None
-        raise ItemError(
-            f"the picture {str(path)!r} cannot be read: it is not a picture in a format that is supported, or damaged"
-        ) from None
-
-
-def _as_rgb(picture: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture, dtype=np.float64)
-        full = 1.0 if picture.mode == "F" else 65535.0
-        if not (values.min() >= 0 and values.max() <= full):
-            raise ItemError(
-                f"the picture has values from {values.min():g} to {values.max():g}, "
-                f"where {'0 to 1' if full == 1 else '0 to 65535'} is expected"
-            )
-        notes.append("scaled to 8 bits")
-        picture = Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        notes.append("laid on white")
-        picture = picture.convert("RGB")
-    if profile and picture.mode in ("RGB", "CMYK"):
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            name = ImageCms.getProfileDescription(source).strip()
-            if "sRGB" not in name:
-                target = ImageCms.createProfile("sRGB")
-                picture = ImageCms.profileToProfile(picture, source, target, outputMode="RGB") or picture
-                notes.append(f"colour profile {name!r} applied")
-        except (ImageCms.PyCMSError, OSError) as error:
-            notes.append(f"colour profile not usable ({error}), colours used as they are")
-    return picture.convert("RGB")
+def _as_rgb(opened: opening.Opened, notes: list[str]) -> Image.Image:
+    """A picture without its transparency, in sRGB."""
+    info = opened.picture.info
+    profile, gamma = info.get("icc_profile"), None if "srgb" in info else info.get("gamma")
+    values = samples.grey_values(opened)
+    if values is None:
+        picture = samples.colours(opened, notes)
+        if picture.mode in ("LA", "La"):
+            picture = picture.convert("LA").getchannel("L")
+        return colour.to_srgb(picture, profile, gamma, notes)
+    shares = samples.scaled(values, opened, notes)
+    if profile or gamma:
+        return colour.to_srgb(Image.fromarray(np.rint(shares * 65535).astype(np.uint16)), profile, gamma, notes)
+    return Image.fromarray(np.rint(shares * 255).astype(np.uint8)).convert("RGB")
 
 
 def fit_picture(

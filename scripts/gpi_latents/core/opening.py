@@ -1,0 +1,277 @@
+"""The files of pictures: opened and loaded, or refused by name, with what they say of their values."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import stat
+import struct
+import sys
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+from gpi_latents.errors import ItemError
+from gpi_latents.joblog import DOUBTFUL
+
+with contextlib.suppress(ImportError):  # a plugin that users can install
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+# Of the files that cameras write.
+RAW_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("3fr", "arw", "cr2", "cr3", "crw", "dcr", "dng", "erf", "iiq", "kdc", "mef", "mos", "mrw", "nef", "nrw"),
+        *("orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f"),
+    )
+)
+EXPORT = "export it as PNG, TIFF or JPEG with the program that you view it with"
+ORIENTATION = 0x0112
+BITS, PHOTOMETRIC, SAMPLES, PLANAR, SAMPLE_FORMAT = 258, 262, 277, 284, 339  # tags of TIFF
+NEW_SUBFILE_TYPE, SUBFILE_TYPE, SMIN, SMAX, DNG_VERSION = 254, 255, 340, 341, 50706
+SIGNED = 2  # a value of SAMPLE_FORMAT
+PNG = b"\x89PNG\r\n\x1a\n"
+# The chunks of a PNG beside the critical ones that its colours depend on.
+PNG_COLOURS = (b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"eXIf", b"acTL", b"fcTL", b"fdAT")
+HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273 in PNG, AVIF and HEIC
+WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}  # its colour primaries
+
+
+@dataclass
+class Opened:
+    """A picture as its file holds it.
+
+    Attributes:
+        picture: loaded, of any mode; not turned yet, unless Pillow did.
+        kind: its format, size and mode, as text.
+        path: None if the picture was open already.
+        orientation: how it is to be turned yet, 1 to 8 as EXIF counts; 1 is upright.
+        bits: of one value in the file.
+        is_signed: whether its whole numbers may be negative.
+        white_is_zero: whether they count from white to black, which Pillow has not undone.
+        low, high: the values of black and white, where the file says so.
+        notes: on its frames, its orientation, its bands and its colours.
+    """
+
+    picture: Image.Image
+    kind: str
+    path: str | Path | None
+    orientation: int = 1
+    bits: int = 8
+    is_signed: bool = False
+    white_is_zero: bool = False
+    low: float | None = None
+    high: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def open_file(path: str | Path) -> Opened:
+    """Open and load a picture's file.
+
+    Raises:
+        ItemError: it is not a picture, a raw photograph, or not of a kind that can be read rightly.
+        Exception: Pillow's plugins raise many kinds for damaged files.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        raise ItemError("is not a file")
+    try:
+        try:
+            return load(Image.open(path), path)
+        except (ItemError, Image.DecompressionBombError):
+            raise
+        except Exception:  # perhaps of texts alone, which Pillow reads too
+            if (sound := _png_without_texts(path)) is None:
+                raise
+            return load(Image.open(io.BytesIO(sound)), path)
+    except UnidentifiedImageError:
+        _refuse_unknown(path)
+    except Image.DecompressionBombError:
+        most = (Image.MAX_IMAGE_PIXELS or 0) // 500_000
+        raise ItemError(f"has more than {most} million pixels: make it smaller") from None
+
+
+def load(picture: Image.Image, path: str | Path | None = None) -> Opened:
+    """Load an open picture, and look up what it and its file say.
+
+    Raises:
+        ItemError: as `open_file`.
+    """
+    kind = f"{picture.format or 'picture'} {picture.width} x {picture.height} {picture.mode}"
+    opened = Opened(picture, kind, path)
+    if (count := getattr(picture, "n_frames", 1)) > 1:
+        opened.notes.append(f"the first of {count} {'pages' if picture.format == 'TIFF' else 'frames'}")
+    if len(sizes := picture.info.get("sizes", ())) > 1:  # of icons
+        opened.notes.append(f"the largest of {len(sizes)} sizes")
+    rawmode = _rawmode(picture)
+    opened.bits = 16 if picture.mode.startswith("I") else 8
+    if found := re.match(r"(?!BGR).*;(\d+)", rawmode):  # BGR;16 is 16 bits for all three
+        opened.bits = int(found[1])
+        opened.is_signed = rawmode.endswith("S")
+    before = None
+    if tags := getattr(picture, "tag_v2", {}):
+        before = tags.get(ORIENTATION)  # Pillow turns TIFFs while it loads them
+        _refuse_raw(tags, path)
+        _look_up(opened, tags)
+    picture.load()
+    opened.orientation = _orientation(picture)
+    if opened.orientation != 1 or before in range(2, 9):
+        opened.notes.append("turned upright")
+    opened.notes += _unused_colours(opened)
+    return opened
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        value = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged metadata
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _rawmode(picture: Image.Image) -> str:
+    """How Pillow is about to unpack the values, such as `RGB;16B`; empty where it does not say so."""
+    args = picture.tile[0][3] if getattr(picture, "tile", None) else ""
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
+
+
+def _refuse_raw(tags: Any, path: str | Path | None) -> None:
+    """Refuse a TIFF whose first picture is not the photograph but a preview of it."""
+    suffix, start = Path(path or "").suffix.lower(), b""
+    if path:
+        with open(path, "rb") as file:
+            start = file.read(10)
+    if DNG_VERSION in tags or suffix in RAW_SUFFIXES or start[8:] == b"CR":
+        name = suffix[1:].upper() if suffix in RAW_SUFFIXES else "DNG" if DNG_VERSION in tags else "CR2"
+        raise ItemError(f"is a raw photograph ({name}): {EXPORT}")
+    if tags.get(NEW_SUBFILE_TYPE, 0) & 1 or tags.get(SUBFILE_TYPE) == 2:
+        raise ItemError(f"begins with a reduced copy of the picture, as raw photographs do: {EXPORT}")
+
+
+def _look_up(opened: Opened, tags: Any) -> None:
+    """What the tags of a TIFF say."""
+    picture = opened.picture
+    bits, codec = max(tags.get(BITS, (1,))), picture.tile[0][0] if picture.tile else ""
+    is_inverted = tags.get(PHOTOMETRIC) == 0
+    if tags.get(PLANAR) == 2 and codec == "raw":
+        # Pillow unpacks each plane as plain values of 8 bits, or of 32 in this machine's order.
+        is_plain = (bits == 32 and tags.prefix == b"II") or (bits == 8 and not is_inverted)
+        if not is_plain:
+            raise ItemError(f"is a TIFF of {bits} bits in separate planes, which cannot be read: {EXPORT}")
+    if codec == "libtiff" and _rawmode(picture).endswith(("BF", "BS")):
+        # libtiff has put the bytes into this machine's order already, which Pillow knows of fewer kinds.
+        picture.tile = [
+            tile._replace(args=(re.sub("B(.)$", r"N\1", tile[3][0]), *tile[3][1:])) for tile in picture.tile
+        ]
+    if picture.mode == "L" and opened.bits == 8:
+        opened.is_signed = SIGNED in tags.get(SAMPLE_FORMAT, ())
+    opened.white_is_zero = is_inverted and picture.mode.startswith(("I", "F"))
+    low, high = (value[0] if isinstance(value, tuple) else value for value in (tags.get(SMIN), tags.get(SMAX)))
+    if high is not None and bits > 8:
+        opened.low, opened.high = float(low or 0), float(high)
+    used, bands = len(picture.getbands()), tags.get(SAMPLES, 1)
+    if bands > used:
+        doubtful = DOUBTFUL if used == 1 and bands > 2 else ""
+        opened.notes.append(f"{doubtful}of {bands} bands only the first {'is' if used == 1 else f'{used} are'} used")
+
+
+def _unused_colours(opened: Opened) -> list[str]:
+    """What the file says of its colours that is not applied to them."""
+    picture, info = opened.picture, opened.picture.info
+    if info.get("icc_profile"):
+        return []
+    notes = []
+    primaries, transfer = _code_points(opened)
+    if transfer in HDR:
+        notes.append(f"{DOUBTFUL}HDR ({HDR[transfer]}), which is read as if it were sRGB")
+    elif primaries in WIDE:
+        notes.append(f"{DOUBTFUL}colours of {WIDE[primaries]}, which are read as if they were sRGB's")
+    srgb = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+    given = info.get("chromaticity", srgb)
+    if "srgb" not in info and any(abs(one - other) > 0.01 for one, other in zip(given, srgb, strict=False)):
+        notes.append(f"{DOUBTFUL}primary colours (cHRM) other than sRGB's, which are read as if they were")
+    with contextlib.suppress(Exception):  # damaged metadata
+        if picture.getexif().get_ifd(0xA005).get(1) == "R03":  # as cameras mark Adobe RGB
+            notes.append(
+                f"{DOUBTFUL}Adobe RGB by its EXIF, without a profile: its colours are read as if they were sRGB"
+            )
+    return notes
+
+
+def _code_points(opened: Opened) -> tuple[int, int]:
+    """Colour primaries and transfer characteristics as ITU-T H.273 counts them; 2, unspecified, where none are said."""
+    if nclx := opened.picture.info.get("nclx_profile"):  # HEIC
+        return nclx["color_primaries"], nclx["transfer_characteristics"]
+    patterns = {"PNG": rb"\x00\x00\x00\x04cICP(.)(.)", "AVIF": rb"colrnclx(..)(..)"}
+    if opened.path is None or opened.picture.format not in patterns:
+        return 2, 2
+    with open(opened.path, "rb") as file:
+        found = re.search(patterns[opened.picture.format], file.read(2**16), re.DOTALL)
+    return (int.from_bytes(found[1], "big"), int.from_bytes(found[2], "big")) if found else (2, 2)
+
+
+def _refuse_unknown(path: str | Path) -> NoReturn:
+    """Why Pillow knows no picture in a file, for `open_file`."""
+    with open(path, "rb") as file:
+        start = file.read(12)
+        suffix = Path(path).suffix.lower()
+        if not start:
+            raise ItemError("cannot be read: it is empty")
+        if suffix in RAW_SUFFIXES:
+            raise ItemError(f"is a raw photograph ({suffix[1:].upper()}): {EXPORT}")
+        if start[4:8] == b"ftyp":  # the container of HEIC and AVIF
+            raise ItemError(
+                "is in the format HEIC or AVIF, or a video: install the package pillow-heif "
+                f"({sys.executable} -m pip install pillow-heif), or save it as PNG or JPEG"
+            )
+        if start[:4] in (b"II*\0", b"MM\0*"):
+            file.seek(0)
+            tags: dict[int, Any] = {}
+            with contextlib.suppress(Exception):
+                directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+                file.seek(directory.next)
+                directory.load(file)
+                tags = dict(directory)
+            if BITS in tags:
+                raise ItemError(
+                    f"cannot be read: it is damaged, or a TIFF of a kind that is not supported (bits of its bands "
+                    f"{tags[BITS]}, sample format {tags.get(SAMPLE_FORMAT, (1,))}, photometric interpretation "
+                    f"{tags.get(PHOTOMETRIC, 'missing')}): save it as PNG, or as TIFF of 8 bits in RGB or grey"
+                )
+    raise ItemError("cannot be read: it is not a picture in a format that is supported, or damaged")
+
+
+def _png_without_texts(path: str | Path) -> bytes | None:
+    """A PNG's bytes without damaged and large texts, and without other chunks that its colours do not depend on.
+
+    None if it is no PNG, or has no such chunk.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(PNG)) != PNG:
+            return None
+        data = PNG + file.read()
+    kept, position = [PNG], len(PNG)
+    while position + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        kind, chunk = data[position + 4 : position + 8], data[position : position + 12 + length]
+        if not kind.isalpha() or len(chunk) < length + 12:  # more is broken than a text
+            return None
+        if kind[:1].isupper() or kind in PNG_COLOURS or _is_short_sound_xmp(kind, chunk):
+            kept.append(chunk)
+        position += len(chunk)
+    kept.append(data[position:])
+    sound = b"".join(kept)
+    return sound if len(sound) < len(data) else None
+
+
+def _is_short_sound_xmp(kind: bytes, chunk: bytes) -> bool:
+    """Whether it is a text from which Pillow may take the orientation."""
+    is_xmp = kind == b"iTXt" and chunk[8:].startswith(b"XML:com.adobe.xmp\0\0")
+    return is_xmp and len(chunk) < 2**20 and chunk[-4:] == struct.pack(">I", zlib.crc32(chunk[4:-4]))
