@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from gpi_latents import joblog
 
-FINISHED = joblog.Finished(['turned "upright"', "é\nb"], [1, 4, 8, 8], 0.5, 1.25, "cpu")
+FINISHED = joblog.Finished(['turned "upright"', "é\nb"], [1, 4, 8, 8], 0.5, 1.25, "cpu", ["PNG 3 x 4 RGB"])
 ERROR = "error: a.png: the picture 'a.png' cannot be read"
 
 
@@ -51,3 +51,10 @@ def test_a_job_that_failed_gives_its_reason_in_one_line(tmp_path, text, reason):
 def test_a_job_that_never_started_has_neither_result_nor_reason(tmp_path):
     assert joblog.read(str(tmp_path / "item.log")) is None
     assert joblog.failure(str(tmp_path / "item.log")) == ""
+
+
+def test_a_log_of_an_earlier_version_is_read(tmp_path):
+    """It had all that was done among the notes."""
+    line = '{"notes": ["PNG 3 x 4 RGB"], "shape": [1, 4, 8, 8], "seconds": 0.5, "total_seconds": 1.25, "device": "cpu"}'
+    finished = joblog.read(log(tmp_path, f"{line}\n"))
+    assert (finished.notes, finished.done) == (["PNG 3 x 4 RGB"], [])
