@@ -20,6 +20,7 @@ rule all:
 rule model:
     input:
         STUDY.model_files,
+        force_stale,
     output:
         MODEL,
     log:

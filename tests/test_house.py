@@ -15,7 +15,7 @@ from helpers.study import ROOT
 SCRIPTS = ROOT / "scripts"
 PACKAGE = SCRIPTS / "gpi_latents"
 # Each floor may import those above it in this list, a room its own modules too.
-GROUND = {"errors", "files", "recipe", "paths", "joblog", "plan", "run", "slurm"}
+GROUND = {"errors", "files", "digests", "recipe", "origin", "paths", "joblog", "plan", "run", "slurm"}
 MAY_IMPORT = {
     "model": GROUND,
     "core": GROUND,
@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "resident": GROUND | {"model", "core", "tensors"},
     "report": GROUND | {"core.pictures", "tensors"},
     "check": GROUND | {"core.pictures"},
-    "gpi": GROUND | {"tensors"},
+    "gpi": GROUND | {"tensors", "study", "gpi_query"},
+    "gpi_query": GROUND,
     "standalone": GROUND | {"model", "core", "tensors", "study"},
     "__init__": {"errors", "gpi", "standalone"},
 } | {name: GROUND - {name} for name in GROUND}

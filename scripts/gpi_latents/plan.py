@@ -22,9 +22,11 @@ from gpi_latents.errors import InputError
 from gpi_latents.files import write_whole
 from gpi_latents.recipe import canonical
 
-# Columns of the plan that the index table does not have: the row in the sheet (its header is row 1), and the SHA-256 of
-# the item's recipe.
+# First columns of the plan: the row in the sheet (its header is row 1), and the SHA-256 of the item's recipe.
 PLAN_COLUMNS = ["sheet_row", "recipe_sha256"]
+# Columns that the index table has after the settings: SHA-256 of the latent's values, of the item's recipe and of the
+# picture's file, and what was done to the picture beyond resizing.
+RESULT_COLUMNS = ["sha256", "recipe_sha256", "image_sha256", "notes"]
 
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"  # a cell that is a number, apart from blanks around it; ASCII
 
@@ -37,7 +39,7 @@ def write_plan(config: Mapping[str, Any], table: pd.DataFrame) -> str:
 
     Args:
         config: as `settings.load_config` returns it.
-        table: the `PLAN_COLUMNS`, then the index table without the latents' digests.
+        table: the `PLAN_COLUMNS`, then the index table without the `RESULT_COLUMNS`.
 
     Returns:
         Its folder, named after its content.
@@ -82,7 +84,7 @@ def read_plan(folder: str | Path) -> pd.DataFrame:
 
 def remove_other_plans(folder: str) -> None:
     """Remove the plans of earlier runs."""
-    for other in Path(paths.PLANS).glob("*"):
+    for other in Path(paths.PLANS).glob("*/"):
         if other != Path(folder):
             shutil.rmtree(other, ignore_errors=True)
 

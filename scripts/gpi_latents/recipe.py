@@ -51,6 +51,16 @@ def recipe_digest(recipe: Mapping[str, Any]) -> str:
     return text_digest(canonical(recipe))
 
 
+def model_digest(model: Mapping[str, Any]) -> str:
+    """SHA-256 of a model, hexadecimal: of all files that decide its numbers, whatever it is called.
+
+    Args:
+        model: as `source.resolve` returns it.
+    """
+    vae = model.get("vae") or {}
+    return text_digest(canonical([model.get("sha256"), vae.get("sha256")]))
+
+
 def canonical(value: Any) -> str:
     """JSON text that is the same for the same value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import json
 import os
 import shlex
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,34 @@ def lock_run() -> None:
         pass  # the disk has no locks; Snakemake's own must do
 
 
+def set_report_aside() -> None:
+    """Give the report of the run before another name: the results that it describes are about to be replaced."""
+    if os.path.exists(paths.REPORT):
+        os.replace(paths.REPORT, paths.EARLIER_REPORT)
+
+
+def earlier_results() -> str:
+    """That the results are those of an earlier run, as a text for the user whose run has failed; empty without any."""
+    try:
+        made = os.stat(paths.INDEX).st_mtime
+    except OSError:
+        return ""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made))
+    report = f", its report is {paths.EARLIER_REPORT}" if os.path.exists(paths.EARLIER_REPORT) else ""
+    return f"results/ still holds the tensor and the table of the run of {when}{report}."
+
+
+def replaced_tensor(config: Mapping[str, Any]) -> str:
+    """The tensor of the run before, if it had another name, as a text for the user; empty otherwise."""
+    try:
+        before = json.loads(Path(paths.PROVENANCE).read_text(encoding="utf-8"))["config"]["stacked"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    if before == config["stacked"] or not os.path.isfile(before):
+        return ""
+    return f"{before} is the tensor of an earlier run, which the index table no longer describes: delete it."
+
+
 def lost_results(config: Mapping[str, Any], ids: Iterable[str], checksums: Iterable[str]) -> list[str]:
     """Files that are missing although what was made from them exists, which Snakemake does not ask for by itself.
 
@@ -123,7 +153,8 @@ def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
 
     Returns:
         A text for the user: the failed items by row and id with the reasons (the first 20; all are in
-        `paths.FAILED`), and how many were not reached; if no item failed, the log of the rule that did.
+        `paths.FAILED`, with their `sheet_row`), and how many were not reached; if no item failed, the log of the rule
+        that did.
     """
     latents = [paths.latent_path(config, item_id) for item_id in sheet["id"]]
     lost = missing_files(latents)
@@ -141,7 +172,7 @@ def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
         texts += map(read_text, ["logs/stack.log", *sorted(glob.glob("logs/checksums/*.log"))])
     if not failed.empty:
         with contextlib.suppress(OSError):
-            failed.to_csv(paths.FAILED, index_label="row")
+            failed.to_csv(paths.FAILED, index_label="sheet_row")
         lines = [f"row {row}, {item.id}: {item.reason}" for row, item in failed.iterrows()]
         heading = f"{len(failed)} of {len(sheet)} items failed (all in {paths.FAILED}):"
         texts.append(bulleted(heading, lines))

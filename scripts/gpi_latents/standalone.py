@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from gpi_latents.core.diffusion import Model, devices, restored_settings, same_bits
 from gpi_latents.core.pictures import png_bytes
+from gpi_latents.digests import file_digest
 from gpi_latents.errors import InputError, ItemError
 from gpi_latents.files import write_whole
 from gpi_latents.model.source import locate, resolve
+from gpi_latents.origin import Origin
 from gpi_latents.recipe import SETTINGS, recipe, recipe_digest
 from gpi_latents.tensors.latent_file import latent_bytes
 
@@ -143,11 +145,14 @@ def _extract(
         latent = model.latent(picture, chosen)
     except ItemError as error:
         raise ItemError(f"images[{number}]: {error}") from error
-    for note in handling.doubts + model.prompt_notes(chosen):
+    prompt_notes = model.prompt_notes(chosen)
+    for note in handling.doubts + prompt_notes:
         warnings.warn(f"images[{number}]: {note}", stacklevel=2)
     if config["output_image_dir"] is not None:
         picture_path = Path(config["output_image_dir"], f"{config['save_name']}_{number}.png")
         write_whole(picture_path, png_bytes(model.decode(latent)))
     latent_path = Path(config["output_hidden_dir"], f"{config['prefix_hidden']}_{number}.pt")
-    write_whole(latent_path, latent_bytes(latent, recipe_digest(chosen)))
+    path, image_sha256 = ("", "") if isinstance(image, Image.Image) else (str(image), file_digest(image))
+    origin = Origin(recipe_digest(chosen), image_sha256, "", path, handling.notes + prompt_notes)
+    write_whole(latent_path, latent_bytes(latent, origin))
     return latent_path

@@ -31,6 +31,7 @@ except InputError as error:
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 PYTHON = "python" if CONDA else sys.executable
 EXTRACT = STUDY.extract_command(PYTHON, workflow.resource_settings.cores)
+OLD_TENSOR = run.replaced_tensor(STUDY.config)
 MODEL = paths.MODEL  # by its name, since with rules.model.output planning grows with the square of the items
 
 
@@ -49,6 +50,16 @@ def planned_checksums(lost=False):
     if batch is None or batch.rulename != "stack" or (lost and batch.is_final):
         return STUDY.checksums
     return [path for path in batch.get_batch([*STUDY.checksums, MODEL]) if path != MODEL]
+
+
+def force_stale(wildcards):
+    """No file, but what is stale is made again, however Snakemake decides. Every plan that makes results asks for it."""
+    workflow.dag.forcefiles.update(STUDY.stale)
+    return []
+
+
+def is_stacked_by(jobs):
+    return any(paths.INDEX in job.output for job in jobs)
 
 
 def show(*texts):
@@ -81,7 +92,10 @@ onstart:
         raise WorkflowError(str(error)) from None
     remove_other_plans(STUDY.plan)
     slurm.forget_submitted()
-    planned = list(workflow.dag.needrun_jobs())
+    # With --touch nothing is made, and the logs go on telling when each item was.
+    planned = [] if workflow.touch else list(workflow.dag.needrun_jobs())
+    if is_stacked_by(planned):
+        run.set_report_aside()
     remove_files([paths.FAILED, *(log for job in planned for log in job.log)])
     # On a cluster Snakemake leaves an old result where it is until its job writes a new one, and if it never does, takes
     # it for new.
@@ -90,9 +104,11 @@ onstart:
 
 
 onsuccess:
-    show(check_result(), run.cut_prompts(STUDY.sheet))
+    remove_files([paths.EARLIER_REPORT] if os.path.exists(paths.REPORT) else [])
+    show(check_result(), run.cut_prompts(STUDY.sheet), OLD_TENSOR)
 
 
 onerror:
     slurm.cancel_submitted()
     show(run.cut_prompts(STUDY.sheet), check_result() or run.unfinished(STUDY.config, STUDY.sheet))
+    show(run.earlier_results() if is_stacked_by(workflow.dag.needrun_jobs()) else "")

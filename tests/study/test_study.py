@@ -33,7 +33,7 @@ def item(name: str) -> SimpleNamespace:
 def test_an_item_has_its_picture_its_recipe_and_its_files():
     Path("b.png").write_bytes(b"123")
     found = study()
-    assert found.image(item("b")) == "b.png"
+    assert found.image(item("b")) == "photos/../b.png"
     assert found.image_bytes(item("b")) == 3
     assert '"strength":0.5' in found.recipe(item("b"))
     assert '"strength":0.0' in found.recipe(item("001"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -14,19 +15,23 @@ import pytest
 import safetensors
 import torch
 from gpi_latents.errors import InputError, TensorError, UserError
+from gpi_latents.origin import Origin
 from gpi_latents.plan import write_plan
+from gpi_latents.recipe import model_digest
 from gpi_latents.tensors.latent_file import latent_bytes
 from gpi_latents.tensors.stack import stack, write_results
 from gpi_latents.tensors.tensor_file import open_latents
 
-ANY = [""] * 7  # any recipe will do
+RECIPES = ["x" * 64] * 7
 
 
 @pytest.mark.parametrize("suffix", ["pt", "npy", "safetensors"])
 def test_every_format_holds_the_latents_in_order(tmp_path, values, latents, suffix):
     target = tmp_path / f"latents.{suffix}"
-    digests = stack(latents, target, {"provenance": "x"}, ANY)
-    assert digests == [hashlib.sha256(latent.numpy().tobytes()).hexdigest() for latent in values.values()]
+    stacked = stack(latents, target, {"provenance": "x"}, RECIPES, "")
+    assert [digest for digest, _ in stacked] == [
+        hashlib.sha256(latent.numpy().tobytes()).hexdigest() for latent in values.values()
+    ]
     if suffix == "pt":
         read = torch.load(target, weights_only=True)
         assert torch.equal(read, torch.load(target, weights_only=True, mmap=True))
@@ -45,28 +50,30 @@ def test_every_format_holds_the_latents_in_order(tmp_path, values, latents, suff
 def test_different_shapes_are_refused_with_the_rare_ones_named(tmp_path, latents):
     torch.save(torch.zeros(1, 4, 8, 8), latents["d"])
     with pytest.raises(TensorError) as caught:
-        stack(latents, tmp_path / "latents.pt", {}, ANY)
+        stack(latents, tmp_path / "latents.pt", {}, RECIPES, "")
     assert "(4, 8, 6): 6 items (a, b, c, e, f, ...)" in str(caught.value)
     assert "(4, 8, 8): 1 item (d)" in str(caught.value)
 
 
 def test_all_latents_that_do_not_fit_are_named_at_once(tmp_path, values, latents):
     Path(latents["a"]).write_text("no latent")
-    Path(latents["c"]).write_bytes(latent_bytes(values["c"], "c" * 64))
+    Path(latents["b"]).write_bytes(latent_bytes(values["b"], Origin("x" * 64, model_sha256="b" * 64)))
+    Path(latents["c"]).write_bytes(latent_bytes(values["c"], Origin("c" * 64)))
     Path(latents["f"]).unlink()
     torch.save(torch.zeros(1, 4, 8, 8), latents["g"])
     with pytest.raises(TensorError) as caught:
-        stack(latents, tmp_path / "latents.pt", {}, ["x" * 64] * 7)
+        stack(latents, tmp_path / "latents.pt", {}, RECIPES, "m" * 64)
     heading, *lines = str(caught.value).splitlines()
-    assert heading == "3 latents cannot be stacked:"
-    for line, start in zip(lines, ("a.pt is not a latent", "c.pt was made with other", "f.pt is missing"), strict=True):
+    assert heading == "4 latents cannot be stacked:"
+    starts = ("a.pt is not a latent", "b.pt was made with another model", "c.pt was made with other", "f.pt is missing")
+    for line, start in zip(lines, starts, strict=True):
         assert line.startswith(f"  - {tmp_path}/hidden_{start}")
 
 
 def test_if_no_latent_can_be_read_the_first_twenty_are_named(tmp_path):
     missing = {str(number): str(tmp_path / f"hidden_{number}.pt") for number in range(30)}
     with pytest.raises(TensorError) as caught:
-        stack(missing, tmp_path / "latents.pt", {}, [""] * 30)
+        stack(missing, tmp_path / "latents.pt", {}, [""] * 30, "")
     lines = str(caught.value).splitlines()
     assert lines[0] == "30 latents cannot be stacked:"
     assert len(lines) == 22
@@ -75,6 +82,7 @@ def test_if_no_latent_can_be_read_the_first_twenty_are_named(tmp_path):
 
 # --- With a plan ---
 
+MODEL = model_digest({"model_id": "demo"})
 CONFIG = {"model_id": "demo", "output_hidden_dir": "results/hidden", "prefix_hidden": "hidden"}
 OUTPUTS = [Path("results/latents.pt"), Path("results/index.csv"), Path("results/provenance.json")]
 
@@ -96,19 +104,28 @@ def planned(tmp_path, monkeypatch):
             "seed": pd.Series(["", 7, 2**63 - 1, 0], dtype=object),
             "note": ["NA", "null", "1.50", "007"],
             'a "quoted", name': ['say "hi"', " ", "00", "\\n"],
-            "cell": ["two\nlines", "\r\nreturned\r", "=1+1", ""],
+            "cell": ["two\nlines", "\r\nreturned\r", "=1+1", "only\ra return"],
         }
     )
     recipes = [str(number) * 64 for number in table["row"]]
     digests = []
-    for item_id, number, recipe in zip(table["id"], table["row"], recipes, strict=True):
+    origins = [
+        Origin(recipes[0], "a" * 64, MODEL, "a b.png"),
+        Origin(recipes[1], "b" * 64, MODEL, 'a"b.png', ["laid on white", "turned; upright"]),
+        Origin(recipes[2], "c" * 64, MODEL, "a,b.png"),
+        Origin(recipes[3]),  # of an earlier version
+    ]
+    for item_id, number, origin in zip(table["id"], table["row"], origins, strict=True):
         latent = torch.full((1, 4, 2, 2), float(number))
-        Path(f"results/hidden/hidden_{item_id}.pt").write_bytes(latent_bytes(latent, recipe))
+        Path(f"results/hidden/hidden_{item_id}.pt").write_bytes(latent_bytes(latent, origin))
         digests.append(hashlib.sha256(latent.numpy().tobytes()).hexdigest())
     plan = table.copy()
     plan.insert(0, "sheet_row", range(2, 6))
     plan.insert(1, "recipe_sha256", recipes)
     table.insert(7, "sha256", digests)
+    table.insert(8, "recipe_sha256", recipes)
+    table.insert(9, "image_sha256", [origin.image_sha256 for origin in origins])
+    table.insert(10, "notes", ["", "laid on white; turned; upright", "", ""])
     return Path(write_plan(CONFIG, plan)), table
 
 
@@ -119,7 +136,10 @@ def run_stack(plan: Path) -> str:
 def test_the_index_table_is_the_sheets_cell_by_cell(planned):
     plan, table = planned
     assert run_stack(plan) == "stacked 4 latents"
-    assert Path("results/index.csv").read_bytes() == table.to_csv(index=False, lineterminator="\n").encode()
+    index = pd.read_csv("results/index.csv", dtype=str, keep_default_na=False)
+    pd.testing.assert_frame_equal(index, table.astype(str))
+    with open("results/index.csv", encoding="utf-8", newline="") as file:  # by another reader than pandas
+        assert list(csv.reader(file)) == [list(table), *table.astype(str).to_numpy().tolist()]
     assert open_latents("results/latents.pt")[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
     origin = json.loads(Path("results/provenance.json").read_text())
     assert (origin["items"], origin["model"], origin["config"]["model_id"]) == (4, {"model_id": "demo"}, "demo")
@@ -129,7 +149,7 @@ def test_the_index_table_is_the_sheets_cell_by_cell(planned):
 def test_a_latent_that_belongs_to_another_plan_is_refused_and_leaves_no_table(planned):
     plan, _ = planned
     run_stack(plan)
-    Path("results/hidden/hidden_1e3.pt").write_bytes(latent_bytes(torch.zeros(1, 4, 2, 2), "x" * 64))
+    Path("results/hidden/hidden_1e3.pt").write_bytes(latent_bytes(torch.zeros(1, 4, 2, 2), Origin("x" * 64)))
     with pytest.raises(TensorError, match=r"hidden_1e3\.pt was made with other settings"):
         run_stack(plan)
     assert sorted(os.listdir("results")) == ["hidden", "latents.pt", "model.json", "provenance.json"]

@@ -9,7 +9,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice on packag
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from PIL import Image
 
 from gpi_latents.core.pictures import Handling, fit_picture, open_picture
 from gpi_latents.core.pipeline import Pipelines, read_json
+from gpi_latents.digests import Digests
 from gpi_latents.errors import ItemError, ModelError
+from gpi_latents.paths import DIGESTS
 
 diffusers.utils.logging.disable_progress_bar()
 
@@ -86,9 +88,10 @@ class Model:
         vae_folder: of another autoencoder than the model's own.
         variant: of the weights' files, such as `fp16`.
         allow_pickle: whether weights are read from `.bin` files too, where there are no safetensors.
+        sha256: digests of the model's files by their paths, which are compared when a part is loaded.
 
     Raises:
-        ItemError: the autoencoder's weights are incomplete.
+        ItemError: the autoencoder's weights are incomplete, or a file has another digest.
     """
 
     def __init__(
@@ -99,8 +102,10 @@ class Model:
         vae_folder: str | Path | None = None,
         variant: str | None = None,
         allow_pickle: bool = False,
+        sha256: Mapping[str, str] | None = None,
     ):
         self.folder = Path(folder)
+        self._sha256 = sha256 or {}
         self.device = torch.device(device)
         self.dtype = getattr(torch, dtype)
         self._options = {
@@ -122,7 +127,16 @@ class Model:
         part, found = kind.from_pretrained(folder, **options, output_loading_info=True)
         if found["missing_keys"]:  # diffusers and transformers would use random ones
             raise ItemError(f"the weights in {folder} are incomplete: they have no {min(found['missing_keys'])}")
+        self._check_files(folder)
         return part.to(self.device).eval()
+
+    def _check_files(self, folder: Path) -> None:
+        """Check that a part's files, and all small ones, are those that were found when the run began."""
+        digests = Digests(DIGESTS)
+        for path, digest in self._sha256.items():
+            is_read = Path(path).parent == folder or not path.endswith((".safetensors", ".bin"))
+            if is_read and digests.of(path) != digest:
+                raise ItemError(f"{path}, a file of the model, was changed after the run began: run snakemake again")
 
     @cached_property
     def factor(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpi_latents import paths
+from gpi_latents.digests import Digests
 from gpi_latents.errors import ModelError, first_line
 from gpi_latents.files import write_whole
 from gpi_latents.model.download import (
@@ -21,8 +21,15 @@ from gpi_latents.model.download import (
     download,
     repository_files,
 )
-from gpi_latents.model.family import AUTOENCODERS, DESCRIBED, autoencoder_folder, model_parts, read_json
-from gpi_latents.model.weights import check_variant, part_weights
+from gpi_latents.model.family import (
+    AUTOENCODERS,
+    DESCRIBED,
+    autoencoder_folder,
+    model_files,
+    model_parts,
+    read_json,
+)
+from gpi_latents.model.weights import WEIGHTS, check_variant, part_weights
 from gpi_latents.paths import DEMO_MODEL
 
 
@@ -37,7 +44,9 @@ def write_model(config: Mapping[str, Any], output: Path) -> str:
         OSError: the file cannot be written.
     """
     keys = ("model_id", "revision", "cache_dir", "variant", "vae_id", "allow_pickle")
-    model = resolve(**{key: config[key] for key in keys})
+    digests = Digests(paths.DIGESTS)
+    model = resolve(**{key: config[key] for key in keys}, digests=digests)
+    digests.save()
     write_whole(output, (json.dumps(model, indent=2, sort_keys=True) + "\n").encode())
     return f"{model['family']} {model['model_id']}, {len(model['sha256'])} files"
 
@@ -54,6 +63,39 @@ def read_model(path: str | Path = paths.MODEL) -> dict[str, Any]:
         raise ModelError(f"{path} cannot be read ({first_line(error)}): delete it and run snakemake again") from None
 
 
+def is_other_model(config: Mapping[str, Any], model: Mapping[str, Any], digests: Digests) -> bool:
+    """Whether the config names another model than was found before, or a local model's files have changed.
+
+    Args:
+        config: as `settings.load_config` returns it.
+        model: as `resolve` returned it.
+        digests: of files that were read before.
+    """
+    vae = model.get("vae") or {}
+    asked = [config[key] for key in ("model_id", "revision", "variant", "vae_id")]
+    if asked != [*(model.get(key) for key in ("model_id", "revision", "variant")), vae.get("vae_id")]:
+        return True
+    expected: dict[str, str] = {}
+    if model.get("checkpoint"):
+        expected[config["model_id"]] = model["checkpoint"]
+    elif not model.get("commit"):
+        folder = DEMO_MODEL if config["model_id"] == "demo" else Path(config["model_id"])
+        expected |= {str(folder / name): digest for name, digest in model.get("sha256", {}).items()}
+    elif os.path.isdir(config["model_id"]):
+        return True
+    if vae and not vae.get("commit"):
+        folder = autoencoder_folder(vae["vae_id"])
+        expected |= {str(folder / name): digest for name, digest in vae["sha256"].items()}
+    has_pickles = any(name.endswith(".bin") for name in (*model.get("sha256", {}), *vae.get("sha256", {})))
+    folders = {os.path.dirname(path) for path in expected}
+    weights = [path for path in model_files(config) if path.endswith(WEIGHTS) and os.path.dirname(path) in folders]
+    try:
+        is_same = all(digests.of(path) == digest for path, digest in expected.items())
+    except OSError:
+        is_same = False
+    return not is_same or not expected.keys() >= set(weights) or (has_pickles and not config["allow_pickle"])
+
+
 def resolve(
     model_id: str,
     revision: str | None = None,
@@ -61,6 +103,7 @@ def resolve(
     variant: str | None = None,
     vae_id: str | None = None,
     allow_pickle: bool = False,
+    digests: Digests | None = None,
 ) -> dict[str, Any]:
     """Find the model, downloading what is not there, and say exactly which one it is.
 
@@ -72,6 +115,7 @@ def resolve(
         variant: of the weights' files, such as `fp16`.
         vae_id: another autoencoder, a folder or a Hugging Face id; None is the model's own.
         allow_pickle: whether `.bin` weights are taken where there are no safetensors.
+        digests: of files that were read before.
 
     Returns:
         `model_id`, `revision`, `variant`, `commit` (of a Hugging Face model, else None), `checkpoint` (SHA-256 of a
@@ -81,13 +125,14 @@ def resolve(
     Raises:
         ModelError: not found, not reachable, incomplete, damaged, or of a family that is not supported.
     """
+    digests = digests or Digests()
     commit = checkpoint = None
     if model_id == "demo":
         folder = DEMO_MODEL
     elif os.path.isdir(model_id):
         folder = Path(model_id)
     elif model_id.endswith(".safetensors"):
-        checkpoint = _sha256(Path(model_id))
+        checkpoint = digests.of(model_id)
         folder = convert_checkpoint(Path(model_id), checkpoint, cache_dir)
     else:
         folder = download(model_id, revision, cache_dir, SMALL_FILES)
@@ -99,8 +144,8 @@ def resolve(
     files = [folder / "model_index.json", *_decisive_files(folders, present, variant, allow_pickle, owner)]
     if commit:
         download(model_id, commit, cache_dir, [str(path.relative_to(folder)) for path in files])
-    digests = _digests(folder, files)
-    checksums = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    sha256 = _sha256(folder, files, digests)
+    checksums = "".join(f"{digest}  {name}\n" for name, digest in sha256.items())
     if model_id == "demo" and checksums != (folder / "SHA256SUMS").read_text(encoding="utf-8"):
         raise ModelError(f"The demo model in {folder} is damaged: get this repository again")
     return {
@@ -110,12 +155,14 @@ def resolve(
         "commit": commit,
         "checkpoint": checkpoint,
         "family": read_json(folder / "model_index.json")["_class_name"],
-        "sha256": digests,
-        "vae": None if vae_id is None else _resolve_vae(vae_id, cache_dir, variant, allow_pickle),
+        "sha256": sha256,
+        "vae": None if vae_id is None else _resolve_vae(vae_id, cache_dir, variant, allow_pickle, digests),
     }
 
 
-def _resolve_vae(vae_id: str, cache_dir: str | None, variant: str | None, allow_pickle: bool) -> dict[str, Any]:
+def _resolve_vae(
+    vae_id: str, cache_dir: str | None, variant: str | None, allow_pickle: bool, digests: Digests
+) -> dict[str, Any]:
     commit = None
     folder = root = autoencoder_folder(vae_id)
     present = list(folder.glob("*"))
@@ -126,7 +173,7 @@ def _resolve_vae(vae_id: str, cache_dir: str | None, variant: str | None, allow_
     files = _decisive_files({"vae": folder}, present, variant, allow_pickle, f"The autoencoder {vae_id}")
     if commit:
         download(vae_id, commit, cache_dir, [str(path.relative_to(root)) for path in files])
-    return {"vae_id": vae_id, "commit": commit, "sha256": _digests(folder, files)}
+    return {"vae_id": vae_id, "commit": commit, "sha256": _sha256(folder, files, digests)}
 
 
 def locate(model: Mapping[str, Any], cache_dir: str | None = None) -> dict[str, Any]:
@@ -137,7 +184,7 @@ def locate(model: Mapping[str, Any], cache_dir: str | None = None) -> dict[str, 
         cache_dir: as `resolve` takes it.
 
     Returns:
-        The arguments `folder`, `vae_folder`, `variant` and `allow_pickle` of `diffusion.Model`.
+        The arguments `folder`, `vae_folder`, `variant`, `allow_pickle` and `sha256` of `diffusion.Model`.
 
     Raises:
         ModelError: it is not on this machine.
@@ -150,14 +197,14 @@ def locate(model: Mapping[str, Any], cache_dir: str | None = None) -> dict[str, 
         folder = cached_snapshot(model["model_id"], model["commit"], cache_dir, [*model["sha256"]])
     else:
         folder = Path(model["model_id"])
-    names, vae_folder = [*model["sha256"]], None
+    vae_folder, sha256 = None, {str(folder / name): digest for name, digest in model["sha256"].items()}
     if vae := model.get("vae"):
-        names += vae["sha256"]
         source = vae["vae_id"]
         if vae["commit"]:
             files = [f"{place}{name}" for place in ("", "vae/") for name in vae["sha256"]]
             source = cached_snapshot(source, vae["commit"], cache_dir, files)
         vae_folder = autoencoder_folder(source)
+        sha256 |= {str(vae_folder / name): digest for name, digest in vae["sha256"].items()}
     for path in filter(None, (folder, vae_folder)):
         if not path.is_dir():
             raise ModelError(f"The model's folder {str(path)!r} does not exist (looked from {os.getcwd()})")
@@ -165,7 +212,8 @@ def locate(model: Mapping[str, Any], cache_dir: str | None = None) -> dict[str, 
         "folder": folder,
         "vae_folder": vae_folder,
         "variant": model.get("variant"),
-        "allow_pickle": any(name.endswith(".bin") for name in names),
+        "allow_pickle": any(name.endswith(".bin") for name in sha256),
+        "sha256": sha256,
     }
 
 
@@ -211,7 +259,7 @@ def _missing_weights(weights: list[Path], contents: Mapping[str, Any]) -> list[s
     return [] if whole in names or any(".index." in name for name in contents) else [whole]
 
 
-def _digests(folder: Path, files: list[Path]) -> dict[str, str]:
+def _sha256(folder: Path, files: list[Path], digests: Digests) -> dict[str, str]:
     """SHA-256 of each file by its path in the folder.
 
     Raises:
@@ -219,22 +267,17 @@ def _digests(folder: Path, files: list[Path]) -> dict[str, str]:
     """
     from safetensors import SafetensorError, safe_open
 
-    digests = {}
+    found = {}
     for path in files:
         try:
             if path.suffix == ".safetensors":
                 with safe_open(path, "np"):  # looks at the header and the length
                     pass
-            digest = _sha256(path)
+            digest = digests.of(path)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} is damaged ({first_line(error)}): get the model again") from None
         blob = path.resolve().name  # in the cache, files are links to blobs; large ones are named by their SHA-256
         if path.is_symlink() and len(blob) == 64 and blob != digest:
             raise ModelError(f"{path} is damaged: delete {path.resolve()} and download the model again")
-        digests[str(path.relative_to(folder))] = digest
-    return dict(sorted(digests.items()))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found[str(path.relative_to(folder))] = digest
+    return dict(sorted(found.items()))

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from gpi_latents import joblog
+from gpi_latents.digests import file_digest
 from gpi_latents.errors import ItemError
 from gpi_latents.files import write_whole
 from gpi_latents.model.source import locate, read_model
-from gpi_latents.recipe import recipe_digest
+from gpi_latents.origin import Origin
+from gpi_latents.recipe import model_digest, recipe_digest
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,12 @@ class Engine:
     """
 
     def __init__(self, config: Mapping[str, Any], workers: int, replicas: int | None = None):
-        located = locate(read_model(), config["cache_dir"])
+        found = read_model()
+        located = locate(found, config["cache_dir"])
 
         from gpi_latents.core import diffusion  # imports torch, which is slow, so after what may fail at once
 
+        self.model_sha256 = model_digest(found)
         diffusion.same_bits()
         devices = diffusion.devices(config["device"])[:replicas]
         self.models = [diffusion.Model(device=name, dtype=config["dtype"], **located) for name in devices]
@@ -89,6 +93,7 @@ class Engine:
         started = time.monotonic()
         before = _state(request.image)
         picture, handling = self.models[0].prepare(request.image, request.recipe)
+        image_sha256 = file_digest(request.image)
         model = self.free.get()
         try:
             computing = time.monotonic()
@@ -101,12 +106,13 @@ class Engine:
             raise ItemError(f"{model.device} has too little memory: {hint} ({error})") from error
         finally:
             self.free.put(model)
+        origin = Origin(recipe_digest(request.recipe), image_sha256, self.model_sha256, request.image, notes)
         stop_if_abandoned()
         _check_unchanged(request.image, before)
         # The latent comes last: with it the item is finished.
         if decoded is not None and request.picture is not None:
             write_whole(request.picture, png_bytes(decoded))
-        write_whole(request.latent, latent_bytes(latent, recipe_digest(request.recipe)))
+        write_whole(request.latent, latent_bytes(latent, origin))
         try:
             _check_unchanged(request.image, before)
         except ItemError:

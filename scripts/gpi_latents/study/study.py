@@ -8,13 +8,31 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pandas as pd
+
 from gpi_latents import paths, run
 from gpi_latents.errors import InputError
 from gpi_latents.model.family import model_files, model_identity
-from gpi_latents.plan import write_plan
+from gpi_latents.plan import PLAN_COLUMNS, write_plan
 from gpi_latents.recipe import SETTINGS, canonical, recipe, text_digest
 from gpi_latents.study.settings import load_config
 from gpi_latents.study.sheet import index_table, read_items
+from gpi_latents.study.stale import stale_results
+
+
+def plan_table(config: Mapping[str, Any], sheet: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The plan of a sheet, as `plan.write_plan` takes it, and the recipe of each item as canonical JSON.
+
+    Args:
+        config: as `settings.load_config` returns it.
+        sheet: as `sheet.read_items` returns it.
+    """
+    recipes = [recipe(config, item) for item in sheet[["prompt", *SETTINGS]].itertuples(index=False)]
+    texts = list(map(canonical, recipes))
+    table = index_table(sheet, recipes)
+    table.insert(0, "sheet_row", sheet.index)
+    table.insert(1, "recipe_sha256", list(map(text_digest, texts)))
+    return table, texts
 
 
 class Study:
@@ -33,16 +51,14 @@ class Study:
     def __init__(self, given: Mapping[str, Any], command_line: Iterable[str] = (), is_main: bool = True):
         self.config = load_config(given, command_line)
         self.sheet = read_items(self.config, check_images=is_main)
-        recipes = [recipe(self.config, item) for item in self.sheet[["prompt", *SETTINGS]].itertuples(index=False)]
-        texts = list(map(canonical, recipes))
-        self.items = dict(zip(self.sheet["id"], zip(self.sheet["image"], texts, strict=True), strict=True))
-        table = index_table(self.sheet, recipes)
-        self.table = text_digest(table.to_csv(index=False))
+        table, recipes = plan_table(self.config, self.sheet)
+        self.items = dict(zip(self.sheet["id"], zip(self.sheet["image"], recipes, strict=True), strict=True))
+        self.table = text_digest(table.drop(columns=PLAN_COLUMNS).to_csv(index=False))
+        self.stale: dict[str, str] = {}
         if is_main:
             run.check_dates(self.config)
+            self.stale = stale_results(self.config, table, self._zeroed())
         if is_main or "GPI_PLAN" not in os.environ:  # a cluster's job takes that of the run which submitted it
-            table.insert(0, "sheet_row", self.sheet.index)
-            table.insert(1, "recipe_sha256", list(map(text_digest, texts)))
             os.environ["GPI_PLAN"] = write_plan(self.config, table)
         self.plan = os.environ["GPI_PLAN"]
         self.latents = [paths.latent_path(self.config, item_id) for item_id in self.items]
@@ -57,7 +73,7 @@ class Study:
 
     def image(self, wildcards: Any) -> str:
         """The path of an item's picture."""
-        return os.path.normpath(self._item(wildcards)[0])
+        return paths.plain(self._item(wildcards)[0])
 
     def image_bytes(self, wildcards: Any) -> int:
         """The size of a picture's file in bytes, -1 if it does not exist.
@@ -90,6 +106,11 @@ class Study:
         os.environ["GPI_RUN"] = str(os.getpid())  # whoever copies the line runs it from a shell, which is $$
         command = shlex.join([python, "-I", "-S", f"{scripts}/extract.py", "--plan", self.plan, *options])
         return f'{command} --run "${{GPI_RUN:-$$}}"'
+
+    def _zeroed(self) -> set[str]:
+        """The items without a negative prompt where there could be one."""
+        given = '"empty_negative_prompt":true'
+        return {item for item, (_, text) in self.items.items() if '"negative_prompt":""' in text and given not in text}
 
     def _item(self, wildcards: Any) -> tuple[str, str]:
         if wildcards.id not in self.items:

@@ -1,4 +1,4 @@
-"""The file of one item's latent: what torch.save writes, with the digest of the recipe as the zip file's comment."""
+"""The file of one item's latent: what torch.save writes, with its origin as the zip file's comment."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import numpy as np
 import torch
 
 from gpi_latents.errors import TensorError, first_line
+from gpi_latents.origin import Origin, split_comment
 from gpi_latents.tensors.tensor_file import set_comment, values_offset
 
 
-def latent_bytes(latent: torch.Tensor, recipe_digest: str = "") -> bytes:
+def latent_bytes(latent: torch.Tensor, origin: Origin | None = None) -> bytes:
     """A latent as the bytes of a `.pt` file that `torch.load(..., weights_only=True)` reads.
 
     Args:
         latent: as `Model.latent` returns it.
-        recipe_digest: of the recipe that made it, kept as the file's comment, which torch does not read.
+        origin: what made it, kept as the file's comment, which torch does not read.
     """
     buffer = io.BytesIO()
     torch.save(latent.clone(), buffer)
-    set_comment(buffer, recipe_digest.encode())
+    if origin is not None:
+        set_comment(buffer, origin.comment())
     return buffer.getvalue()
 
 
@@ -62,34 +64,28 @@ class Reader:
         begin = values_offset(first)
         self.before = content[:begin]
         self.values = slice(begin, begin + 4 * latent.numel())
-        self.length = len(content)
+        self.length = split_comment(content)[0]
 
-    def read(self, path: str | Path, recipe_digest: str = "") -> np.ndarray:
-        """One latent.
+    def read(self, path: str | Path) -> tuple[np.ndarray, Origin]:
+        """One latent, and what made it.
 
         Args:
             path: of its file.
-            recipe_digest: of the recipe that must have made it, if the file names one; empty if any will do.
 
         Returns:
-            Little-endian float32 (1, C, H, W), in any memory layout.
+            Little-endian float32 (1, C, H, W), in any memory layout, and its origin.
 
         Raises:
-            TensorError: the file is no latent of this workflow, is damaged, or was made by another recipe.
+            TensorError: the file is no latent of this workflow, or is damaged.
         """
         try:
             content = Path(path).read_bytes()
         except OSError:
             content = b""  # read_latent says why
-        # A zip file ends with a record of 22 bytes and the comment.
-        comment = content[-64:].decode(errors="replace") if content[-86:-82] == b"PK\5\6" else ""
-        if comment and recipe_digest and comment != recipe_digest:
-            raise TensorError(
-                f"{path} was made with other settings than the sheet and the config now have: delete it and run again"
-            )
-        if len(content) != self.length or not content.startswith(self.before):
-            return read_latent(path).numpy().astype("<f4", copy=False)
+        length, origin = split_comment(content)
+        if length != self.length or not content.startswith(self.before):
+            return read_latent(path).numpy().astype("<f4", copy=False), origin
         values = content[self.values]
         if not content.startswith(b"PK\7\10" + zlib.crc32(values).to_bytes(4, "little"), self.values.stop):
             raise TensorError(f"{path} is damaged (its checksum is wrong): delete it and run again")
-        return np.ndarray(self.shape, "<f4", values, strides=self.strides)
+        return np.ndarray(self.shape, "<f4", values, strides=self.strides), origin

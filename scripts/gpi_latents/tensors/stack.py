@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import platform
 from collections.abc import Mapping
@@ -12,11 +14,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from gpi_latents.errors import InputError, TensorError, bulleted
 from gpi_latents.files import write_whole
-from gpi_latents.paths import latent_path
-from gpi_latents.plan import PLAN_COLUMNS, read_config, read_plan
-from gpi_latents.recipe import RECIPE_VERSION, canonical
+from gpi_latents.origin import Origin
+from gpi_latents.paths import MODEL, latent_path
+from gpi_latents.plan import RESULT_COLUMNS, read_config, read_plan
+from gpi_latents.recipe import RECIPE_VERSION, canonical, model_digest
 from gpi_latents.tensors.latent_file import Reader
 from gpi_latents.tensors.tensor_file import tensor_writer
 
@@ -40,61 +45,96 @@ def write_results(plan: Path, model: Path, tensor: Path, index: Path, provenance
     """
     config, table = read_config(plan), read_plan(plan)
     latents = {item_id: latent_path(config, item_id) for item_id in table["id"]}
-    recipes = list(table["recipe_sha256"])
-    table = table.drop(columns=PLAN_COLUMNS)
-    origin = provenance(config, _read_model(model), len(table))
+    table = table.drop(columns=["sheet_row"])
+    recipes = table.pop("recipe_sha256")
+    made_by = _read_model(model)
+    origin = provenance(config, made_by, len(table))
     temporary = tensor.with_name(f".{tensor.name}.tmp{tensor.suffix}")
     # There is no index table while the tensor is replaced, so that the two never disagree.
     index.unlink(missing_ok=True)
     try:
-        digests = stack(latents, temporary, {"provenance": canonical(origin)}, recipes)
+        stacked = stack(latents, temporary, {"provenance": canonical(origin)}, list(recipes), model_digest(made_by))
         temporary.replace(tensor)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-    table.insert(table.columns.get_loc("seed") + 1, "sha256", digests)
+    place = table.columns.get_loc("seed") + 1
+    columns = {
+        "sha256": [digest for digest, _ in stacked],
+        "recipe_sha256": recipes,
+        "image_sha256": [made.image_sha256 for _, made in stacked],
+        "notes": ["; ".join(made.notes) for _, made in stacked],
+    }
+    for number, name in enumerate(RESULT_COLUMNS):
+        table.insert(place + number, name, columns[name])
     write_whole(provenance_file, (json.dumps(origin, indent=2, ensure_ascii=False) + "\n").encode())
-    write_whole(index, table.to_csv(index=False, lineterminator="\n").encode())
+    write_whole(index, csv_bytes(table))
     return f"stacked {len(table)} latents"
 
 
-def stack(latents: Mapping[str, str], target: Path, metadata: dict[str, str], recipes: list[str]) -> list[str]:
+def stack(
+    latents: Mapping[str, str], target: Path, metadata: dict[str, str], recipes: list[str], model_sha256: str
+) -> list[tuple[str, Origin]]:
     """Write all latents into one file, reading one at a time.
 
     Args:
         latents: their files by the ids of the items, in sheet order.
         target: the suffix `.pt`, `.npy` or `.safetensors` chooses the format of the tensor (N, C, H, W), float32.
         metadata: texts that a safetensors file holds beside the tensor.
-        recipes: the digests of the recipes that must have made the latents, in the same order; empty if any will do.
+        recipes: the digests of the recipes that must have made the latents, in the same order.
+        model_sha256: the digest of the model that must have made them.
 
     Returns:
-        The SHA-256 of each latent's bytes (little-endian float32 in C order), hexadecimal.
+        For each latent, the SHA-256 of its bytes (little-endian float32 in C order), hexadecimal, and what made it.
 
     Raises:
-        TensorError: latents of different shapes, or files that `Reader.read` refuses; all are named.
+        TensorError: latents of different shapes or origins, or files that `Reader.read` refuses; all are named.
         OSError: the file cannot be written.
     """
     reader = _first_reader(list(latents.values()))
-    digests = []
+    stacked = []
     problems = []
     shapes: dict[tuple[int, ...], list[str]] = collections.defaultdict(list)
     with tensor_writer(target, (len(latents), *reader.shape[1:]), metadata) as file:
         for (item_id, path), recipe_digest in zip(latents.items(), recipes, strict=True):
             try:
-                latent = reader.read(path, recipe_digest)
+                latent, origin = reader.read(path)
+                _check_origin(path, origin, recipe_digest, model_sha256)
             except TensorError as error:
                 problems.append(str(error))
                 continue
             shapes[latent.shape[1:]].append(item_id)
             values = latent.tobytes()
-            digests.append(hashlib.sha256(values).hexdigest())
+            stacked.append((hashlib.sha256(values).hexdigest(), origin))
             if len(shapes) == 1:
                 file.write(values)
     if problems:
         raise _unreadable(problems)
     if len(shapes) > 1:
         raise TensorError(_shapes_message(shapes))
-    return digests
+    return stacked
+
+
+def csv_bytes(table: pd.DataFrame) -> bytes:
+    """A table of texts as CSV in UTF-8, checked to be the same table when it is read again.
+
+    Raises:
+        InputError: it is not; with a column of which a cell differs.
+    """
+    lines = io.StringIO(newline="")
+    # Python's csv module leaves a carriage return without quotes if it does not end lines, which readers take for one.
+    plain = csv.writer(lines, lineterminator="\n")
+    quoted = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in (table.columns, *table.itertuples(index=False)):
+        (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
+    content = lines.getvalue().encode()
+    again = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    if list(again) != list(table) or len(again) != len(table):
+        raise InputError("The index table cannot be written as CSV: give the sheet's columns plainer names")
+    for name in table:
+        if list(again[name]) != list(map(str, table[name])):
+            raise InputError(f"The index table cannot be written as CSV: simplify the texts of the column {name!r}")
+    return content
 
 
 def provenance(config: dict[str, Any], model: dict[str, Any], count: int) -> dict[str, Any]:
@@ -114,6 +154,16 @@ def _read_model(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise InputError(f"{path} is damaged: delete it and run snakemake again") from None
+
+
+def _check_origin(path: str, origin: Origin, recipe_digest: str, model_sha256: str) -> None:
+    """Raises TensorError if a latent says that something else made it than is planned."""
+    for made_by, planned, what in (
+        (origin.recipe_sha256, recipe_digest, "other settings than the sheet and the config now have"),
+        (origin.model_sha256, model_sha256, f"another model than {MODEL} names"),
+    ):
+        if made_by and made_by != planned:
+            raise TensorError(f"{path} was made with {what}: run snakemake again, which makes it again")
 
 
 def _first_reader(paths: list[str]) -> Reader:

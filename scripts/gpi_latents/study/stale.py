@@ -1,0 +1,166 @@
+"""Results that no longer belong to the sheet, the config, the pictures or the model, however Snakemake decides.
+
+Snakemake alone goes by dates and by what it wrote down in `.snakemake`, which is lost when a study is copied without
+it, and which `--touch` and `--rerun-triggers mtime` leave aside. The results themselves say what made them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gpi_latents import paths
+from gpi_latents.digests import Digests
+from gpi_latents.errors import ModelError
+from gpi_latents.files import existing_files
+from gpi_latents.model.source import is_other_model, read_model
+from gpi_latents.origin import Origin, read_origin
+from gpi_latents.plan import RESULT_COLUMNS
+from gpi_latents.recipe import model_digest
+
+
+def stale_results(config: Mapping[str, Any], plan: pd.DataFrame, zeroed: set[str]) -> dict[str, str]:
+    """Find results that exist and have to be made again.
+
+    Args:
+        config: as `settings.load_config` returns it.
+        plan: as `plan.write_plan` takes it.
+        zeroed: the ids of items of which versions before 0.2 made other latents, if the model is one of Stable
+            Diffusion XL.
+
+    Returns:
+        Why, by the file: `paths.MODEL`, latents, `paths.INDEX`.
+    """
+    stale = {}
+    digests = Digests(paths.DIGESTS)
+    index = read_index()
+    model = _read(paths.MODEL)
+    if model is None:
+        model_sha256 = ""
+    elif is_other_model(config, model, digests):
+        stale[paths.MODEL] = "another model"
+        model_sha256 = ""
+    else:
+        model_sha256 = model_digest(model)
+    if model is None or not str(model.get("family")).startswith("StableDiffusionXL"):
+        zeroed = set()
+    stale |= _stale_latents(config, plan, index, model_sha256, zeroed, digests)
+    if index is not None and (difference := table_difference(index, plan)):
+        stale[paths.INDEX] = difference
+    digests.save()
+    return stale
+
+
+def read_index(path: str | Path = paths.INDEX) -> pd.DataFrame | None:
+    """The index table of the results, every cell a text; None if there is none that can be read."""
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError):
+        return None
+
+
+def table_difference(index: pd.DataFrame, plan: pd.DataFrame) -> str:
+    """In what an index table differs from the planned one, in a few words; empty if it does not."""
+    if missing := [name for name in RESULT_COLUMNS if name not in index]:
+        return f"no column {missing[0]!r}"
+    planned = plan.drop(columns=["sheet_row", "recipe_sha256"])
+    if list(index.drop(columns=RESULT_COLUMNS)) != list(planned):
+        return "other columns"
+    if list(index["id"]) != list(planned["id"]):
+        return "other rows"
+    differ = [name for name in planned if list(index[name]) != list(map(str, planned[name]))]
+    if not differ and list(index["recipe_sha256"]) != list(plan["recipe_sha256"]):
+        return "other settings"
+    return ", ".join(f"column {name}" for name in differ)
+
+
+def _stale_latents(
+    config: Mapping[str, Any],
+    plan: pd.DataFrame,
+    index: pd.DataFrame | None,
+    model_sha256: str,
+    zeroed: set[str],
+    digests: Digests,
+) -> dict[str, str]:
+    """The latents that something else made than is planned; of their files, only those in doubt are read."""
+    known = _origins(index)
+    stacked = os.stat(paths.INDEX).st_mtime_ns if known else 0
+    items = {paths.latent_path(config, item.id): item for item in plan.itertuples(index=False)}
+    latents = existing_files(items)
+    logs = existing_files(paths.item_log(items[path].id) for path in latents)
+    links: dict[Path, int] = {}
+    stale = {}
+    for path, entry in latents.items():
+        item = items[path]
+        made = entry.stat().st_mtime_ns
+        origin = known.get(item.id) if made <= stacked else None
+        reason = _difference(origin, item, model_sha256) if origin else ""
+        if origin is None or reason:
+            origin = read_origin(path)  # of an item that was made after the index table
+            reason = _difference(origin, item, model_sha256)
+        if not reason and not origin.image_sha256 and item.id in zeroed:
+            reason = "no negative prompt, which version 0.1 took for an empty one"
+        if log := logs.get(paths.item_log(item.id)):
+            made = min(made, log.stat().st_mtime_ns)  # Snakemake gives the latent a later date when its job has ended
+        if not reason and origin.image_sha256:
+            is_doubtful = origin.image != item.image or _changed_ns(item.image, links) > made
+            reason = "picture" if is_doubtful and _digest(digests, item.image) != origin.image_sha256 else ""
+        if reason:
+            stale[path] = reason
+    return stale
+
+
+def _origins(index: pd.DataFrame | None) -> dict[str, Origin]:
+    """What made the latents of an index table, by their ids; nothing if it is of an earlier version."""
+    origin = _read(paths.PROVENANCE)
+    if index is None or origin is None or not {*RESULT_COLUMNS, "id", "image"} <= {*index}:
+        return {}
+    model_sha256 = model_digest(origin.get("model") or {})
+    columns = (index[name] for name in ("id", "recipe_sha256", "image_sha256", "image"))
+    return {
+        item_id: Origin(recipe, image_sha256, model_sha256, image)
+        for item_id, recipe, image_sha256, image in zip(*columns, strict=True)
+    }
+
+
+def _difference(origin: Origin, item: Any, model_sha256: str) -> str:
+    """In what the origin of a latent differs from the plan; what is unknown does not."""
+    if origin.recipe_sha256 and origin.recipe_sha256 != item.recipe_sha256:
+        return "settings"
+    if origin.model_sha256 and model_sha256 and origin.model_sha256 != model_sha256:
+        return "model"
+    return ""
+
+
+def _changed_ns(path: str, links: dict[Path, int]) -> int:
+    """When a picture, or a link on the way to it, was changed or put there, in nanoseconds; 0 if it is missing.
+
+    A file that was moved or copied to its place may be dated earlier; the date of its entry on the disk is not.
+    """
+    folder = Path(path).parent
+    if folder not in links:
+        steps = [each for each in (folder, *folder.parents) if each.is_symlink()]
+        links[folder] = max((os.lstat(each).st_ctime_ns for each in steps), default=0)
+    try:
+        found, link = os.stat(path), os.lstat(path)
+    except OSError:
+        return 0
+    return max(found.st_mtime_ns, found.st_ctime_ns, link.st_ctime_ns, links[folder])
+
+
+def _digest(digests: Digests, path: str) -> str:
+    try:
+        return digests.of(path)
+    except OSError:
+        return ""
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    try:
+        return read_model(path)
+    except ModelError:
+        return None

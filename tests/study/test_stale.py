@@ -1,0 +1,211 @@
+"""Results that something else made than is planned are found, whatever the dates of files and Snakemake say."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from gpi_latents import paths
+from gpi_latents.digests import Digests, file_digest
+from gpi_latents.model.source import write_model
+from gpi_latents.origin import Origin
+from gpi_latents.plan import read_config, read_plan
+from gpi_latents.recipe import model_digest
+from gpi_latents.study.study import Study
+from gpi_latents.tensors.latent_file import latent_bytes
+from gpi_latents.tensors.stack import write_results
+
+pytestmark = pytest.mark.usefixtures("folder")
+SHEET = "id,image,prompt,seed,age\na,a.png,x,1,30\nb,b.png,y,2,40\n"
+RESULTS = [Path("results/latents.pt"), Path("results/index.csv"), Path("results/provenance.json")]
+A, B = "results/hidden/hidden_a.pt", "results/hidden/hidden_b.pt"
+
+
+def study(text: str = SHEET, **config) -> Study:
+    Path("sheet.csv").write_text(text)
+    return Study({"model_id": "demo", "items": "sheet.csv", "report": False, **config})
+
+
+def make(found: Study, ids: str = "ab", is_stacked: bool = True) -> None:
+    """What a run of a study leaves, as far as the files tell what made them."""
+    Path("results/hidden").mkdir(parents=True, exist_ok=True)
+    plan = read_plan(found.plan)
+    if found.stale.get(paths.MODEL) or not os.path.exists(paths.MODEL):
+        write_model(read_config(found.plan), Path(paths.MODEL))
+    model = model_digest(json.loads(Path(paths.MODEL).read_text()))
+    for item in plan.itertuples():
+        if item.id in ids:
+            origin = Origin(item.recipe_sha256, file_digest(item.image), model, item.image)
+            path = Path(found.config["output_hidden_dir"], f"hidden_{item.id}.pt")
+            path.write_bytes(latent_bytes(torch.zeros(1, 4, 2, 2), origin))
+    if is_stacked:
+        write_results(Path(found.plan), Path(paths.MODEL), *RESULTS)
+
+
+@pytest.fixture
+def made(folder) -> None:
+    for name in ("a", "b"):
+        Path(f"{name}.png").write_text(name * 5)
+    make(study())
+    assert study().stale == {}
+
+
+def replaced(path: str, text: str) -> None:
+    """Another file moved to a place: as long as the one before, and older than all results."""
+    Path("other").write_text(text)
+    os.utime("other", (1e9, 1e9))
+    os.replace("other", path)
+
+
+EDITS: list[tuple[str, str, dict, dict[str, str]]] = [
+    ("outcome", SHEET.replace("40", "41"), {}, {paths.INDEX: "column age"}),
+    ("order", SHEET.splitlines()[0] + "\nb,b.png,y,2,40\na,a.png,x,1,30\n", {}, {paths.INDEX: "other rows"}),
+    ("row removed", "".join(SHEET.splitlines(True)[:2]), {}, {paths.INDEX: "other rows"}),
+    ("row added", SHEET + "c,a.png,x,1,30\n", {}, {paths.INDEX: "other rows"}),
+    ("column renamed", SHEET.replace(",age", ",Age"), {}, {paths.INDEX: "other columns"}),
+    ("seed", SHEET.replace("y,2", "y,3"), {}, {B: "settings", paths.INDEX: "column seed"}),
+    ("posterior", SHEET, {"posterior": "mode"}, {A: "settings", B: "settings", paths.INDEX: "column seed"}),
+    ("resize", SHEET, {"resize": "crop"}, {A: "settings", B: "settings", paths.INDEX: "other settings"}),
+    ("picture's name", SHEET.replace("b.png", "a.png"), {}, {B: "picture", paths.INDEX: "column image"}),
+    ("nothing that matters", SHEET.replace("id", "\ufeffid"), {"device": "cpu", "strength": 0}, {}),
+]
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize(("text", "config", "expected"), [edit[1:] for edit in EDITS], ids=[edit[0] for edit in EDITS])
+def test_an_edit_of_the_sheet_or_the_config_is_seen_in_the_results(text, config, expected):
+    assert study(text, **config).stale == expected
+
+
+PICTURES: list[tuple[str, Callable[[], None], dict[str, str]]] = [
+    ("older, as many bytes", lambda: replaced("b.png", "other"), {B: "picture"}),
+    ("newer, as many bytes", lambda: Path("b.png").write_text("other") and None, {B: "picture"}),
+    ("touched", lambda: os.utime("b.png"), {}),
+    ("the same again", lambda: replaced("b.png", "bbbbb"), {}),
+]
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize(("change", "expected"), [each[1:] for each in PICTURES], ids=[each[0] for each in PICTURES])
+def test_another_picture_of_the_same_name_is_seen_by_its_content(change, expected):
+    change()
+    assert study().stale == expected
+    for path in (A, B):
+        os.utime(path)  # as `snakemake --touch` does, and Snakemake itself when a job has ended
+    # Nobody knows any more when it was read; its log does.
+    assert study().stale == {}
+    for path, text in ((A, ""), (B, "")):
+        log = Path(paths.item_log(path[-4]))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(text)
+        os.utime(log, (1e9, 1e9))
+    assert study().stale == expected
+
+
+@pytest.mark.usefixtures("made")
+def test_a_folder_of_pictures_exchanged_by_a_link_is_seen():
+    for name, text in (("one", "aaaaa"), ("two", "other")):
+        Path(name).mkdir()
+        Path(name, "a.png").write_text(text)
+        os.utime(Path(name, "a.png"), (1e9, 1e9))
+    Path("pictures").symlink_to("one")
+    text = SHEET.replace("a.png", "pictures/a.png")
+    make(study(text))
+    assert study(text).stale == {}
+    Path("pictures").unlink()
+    Path("pictures").symlink_to("two")
+    assert study(text).stale == {A: "picture"}
+
+
+@pytest.mark.usefixtures("made")
+def test_what_was_made_after_the_table_is_judged_by_its_own_file():
+    edited = SHEET.replace("y,2", "y,3")
+    make(study(edited), "b", is_stacked=False)  # the run ends before the stack
+    assert study(edited).stale == {paths.INDEX: "column seed"}
+    assert study(SHEET).stale == {B: "settings"}
+    os.remove(paths.INDEX)
+    assert study(edited).stale == {}
+    assert study(SHEET).stale == {B: "settings"}
+
+
+@pytest.mark.usefixtures("made")
+def test_results_of_an_earlier_version_get_a_new_table_alone():
+    for path in (A, B):
+        content = Path(path).read_bytes()
+        recipe = read_plan(study().plan)["recipe_sha256"].iloc["ab".index(path[-4])]
+        Path(path).write_bytes(content[: content.rindex(b"PK\5\6") + 20] + b"\x40\x00" + recipe.encode())
+    lines = Path(paths.INDEX).read_text().splitlines()
+    place = lines[0].split(",").index("recipe_sha256")
+    cells = [line.split(",") for line in lines]
+    Path(paths.INDEX).write_text("".join(",".join(row[:place] + row[place + 3 :]) + "\n" for row in cells))
+    assert study().stale == {paths.INDEX: "no column 'recipe_sha256'"}
+    assert study(SHEET.replace("y,2", "y,3")).stale == {B: "settings", paths.INDEX: "no column 'recipe_sha256'"}
+    write_results(Path(study().plan), Path(paths.MODEL), *RESULTS)
+    assert study().stale == {}
+
+
+@pytest.mark.parametrize("guidance", [1, 5])
+def test_xl_items_of_an_earlier_version_without_a_negative_prompt_are_made_again(made, guidance):
+    text = "id,image,prompt,strength,negative_prompt,guidance_scale\n"
+    text += f"a,a.png,x,0.5,,{guidance}\nb,b.png,x,0.5,cats,{guidance}\n"
+    make(study(text))
+    for path in (A, B):
+        recipe = read_plan(study(text).plan)["recipe_sha256"].iloc["ab".index(path[-4])]
+        Path(path).write_bytes(latent_bytes(torch.zeros(1, 4, 2, 2))[:-2] + b"\x40\x00" + recipe.encode())
+    write_results(Path(study(text).plan), Path(paths.MODEL), *RESULTS)
+    assert study(text).stale == {}
+    model = json.loads(Path(paths.MODEL).read_text())
+    Path(paths.MODEL).write_text(json.dumps(model | {"family": "StableDiffusionXLPipeline"}))
+    assert list(study(text).stale) == ([A] if guidance > 1 else [])
+
+
+def test_another_model_behind_the_same_link_is_seen(made, tmp_path):
+    for name in ("v1", "v2"):
+        shutil.copytree(paths.DEMO_MODEL, name)
+        if name == "v2":
+            config = Path(name, "unet/config.json")
+            config.write_text(config.read_text().replace("}", " }"))
+        for path in Path(name).rglob("*"):
+            os.utime(path, (1e9, 1e9))
+    Path("model").symlink_to("v1")
+    make(study(model_id="model"))
+    assert study(model_id="model").stale == {}
+    Path("model").unlink()
+    Path("model").symlink_to("v2")
+    assert study(model_id="model").stale == {paths.MODEL: "another model"}
+    assert study(model_id="demo").stale[paths.MODEL] == "another model"
+    found = study(model_id="model")
+    write_model(read_config(found.plan), Path(paths.MODEL))
+    assert study(model_id="model").stale == {A: "model", B: "model"}
+
+
+def test_a_file_is_read_again_only_if_it_may_have_changed(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("one")
+    memory = tmp_path / "memory/digests.json"
+    monkeypatch.setattr("gpi_latents.digests.SETTLED", -1)
+    digests = Digests(memory)
+    first = digests.of(path)
+    assert first == file_digest(path)
+    digests.save()
+    monkeypatch.setattr("gpi_latents.digests.file_digest", lambda path: pytest.fail("read again"))
+    assert Digests(memory).of(path) == first
+    monkeypatch.undo()
+    replaced(str(path), "two")
+    assert Digests(memory).of(path) == file_digest(path) != first
+    memory.write_text("[")
+    assert Digests(memory).of(path) == file_digest(path)
+
+
+def test_a_file_that_was_just_changed_is_not_remembered(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("one")
+    digests = Digests(tmp_path / "digests.json")
+    digests.of(path)
+    digests.save()
+    assert not (tmp_path / "digests.json").exists()
