@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -13,8 +14,7 @@ import pytest
 import torch
 from gpi_latents import gpi
 from gpi_latents.errors import DataError, TensorError
-from gpi_latents.tensors.latent_file import latent_bytes
-from gpi_latents.tensors.stack import stack
+from gpi_latents.tensors.tensor_file import tensor_writer
 from helpers.gpi_pack_import import import_gpi_pack
 from helpers.study import Study
 
@@ -45,10 +45,13 @@ def make_results(folder, stacked="results/latents.pt", sheet=SHEET):
     for item_id, path in paths.items():
         number = float(list(SHEET["id"]).index(item_id))
         latent = torch.full((1, 4, 2, 3), number) + torch.arange(24).reshape(1, 4, 2, 3) / 100
-        path.write_bytes(latent_bytes(latent))
+        torch.save(latent, path)
+    latents = [torch.load(path, weights_only=True).numpy() for path in paths.values()]
     target = folder.parent / stacked
     target.parent.mkdir(exist_ok=True)
-    digests = stack(paths, target, {}, [""] * len(paths))
+    with tensor_writer(target, (len(latents), 4, 2, 3), {}) as file:
+        file.writelines(latent.tobytes() for latent in latents)
+    digests = [hashlib.sha256(latent.tobytes()).hexdigest() for latent in latents]
     sheet.assign(sha256=digests).to_csv(folder / "index.csv", index=False)
     (folder / "provenance.json").write_text(json.dumps({"config": {"stacked": stacked}}))
     return folder
@@ -66,7 +69,8 @@ def test_the_tensor_is_found_mapped_and_in_the_order_of_the_table(tmp_path, stac
     assert list(index["id"]) == list(SHEET["id"])
     assert index["size"].tolist() == [0.1, 2, 3, 4, 5, 6]
     assert index["prompt"].tolist() == ["12"] * 6
-    assert index["outcome"].tolist()[3:5] == ["", "n/a"]
+    assert index["outcome"].isna().tolist() == [False, False, False, True, False, False]
+    assert index["outcome"][4] == "n/a"
 
 
 def test_results_without_provenance_or_copied_elsewhere_are_found(tmp_path, results):
@@ -101,16 +105,27 @@ def test_arrays_flat_in_another_order_and_without_covariates(results):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "outcome 'outcome' is not a number in 2 of 6 rows: empty in row 3 (kim); 'n/a' in row 4 (lee)"),
-        ({"query": "strength == 0"}, "in 1 of 4 rows: empty in row 3 (kim)"),
+        ({}, "outcome 'outcome' is not a number in 2 of 6 rows: missing in row 3 (kim); 'n/a' in row 4 (lee)"),
+        ({}, "as by query=\"id not in ['kim', ...]\""),
+        ({"query": "strength == 0"}, "in 1 of 4 rows: missing in row 3 (kim). "),
+        ({"query": "strength == 0"}, 'as by query="outcome.notna()"'),
         ({"outcome": "price"}, "no column 'price' for the outcome. Its columns: row, id"),
         (
-            {"outcome": "size", "treatment": "size"},
+            {"outcome": "strength", "treatment": "size"},
             "treatment 'size' must be 0 or 1, but is 0.1 in row 0 (001); 2.0 in row 1 (bob)",
         ),
+        (
+            {"outcome": "size", "treatment": "strength"},
+            "recode to 0 and 1, as by index['strength'] = index['strength'].map({0.0: 0, 0.5: 1})",
+        ),
+        ({"outcome": "size", "treatment": "size"}, "'size' is given twice, as outcome and as treatment"),
+        ({"outcome": "size", "covariates": "treatment"}, "given twice, as treatment and as covariate"),
+        ({"outcome": "size", "covariates": ["strength"] * 2}, "given twice, as covariate and as covariate"),
+        ({"outcome": ["size"]}, "outcome must be the name of a column, such as 'age', not ['size']"),
+        ({"outcome": "size", "covariates": [["strength"]]}, "covariate must be the name of a column"),
         ({"outcome": "size", "query": "treatment == 1"}, "'treatment' is 1 in all 3 rows"),
         ({"outcome": "size", "query": "strength == 9"}, "chooses none of the 6 rows"),
-        ({"outcome": "size", "query": "strenth == 0"}, "The query 'strenth == 0' does not work"),
+        ({"outcome": "size", "query": "treatment != '1'"}, "treatment holds numbers: write treatment != 1"),
         ({"outcome": "size", "covariates": ["outcome"]}, "covariate 'outcome' is not a number in 2 of 6 rows"),
     ],
 )
@@ -122,7 +137,7 @@ def test_what_cannot_be_estimated_from_is_refused_with_its_rows(results, argumen
 
 def test_a_missing_treatment_is_refused(results):
     edit(results, lambda index: index.assign(treatment=["0", "1", "", "1", "0", " "]))
-    with pytest.raises(DataError, match=r"treatment 'treatment' is not a number in 2 .*empty in row 2 \(eve\)"):
+    with pytest.raises(DataError, match=r"treatment 'treatment' is not a number in 2 .*missing in row 2 \(eve\)"):
         gpi.arrays(*gpi.load(results), "size", "treatment")
 
 
@@ -130,6 +145,131 @@ def test_a_part_of_the_table_is_no_table_of_all_latents(results):
     R, index = gpi.load(results)
     with pytest.raises(DataError, match="choose rows by query"):
         gpi.arrays(R[2:], index[2:], "size", "treatment")
+    with pytest.raises(DataError, match="does not name every latent"):
+        gpi.arrays(R, pd.concat([index[:5], index[:1]]), "size", "treatment")
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected", "dtype"),
+    [
+        (["1", " 2 ", "NA"], [1, 2, None], "float64"),
+        (["1.5", "NaN", "", "N/A", "NULL", "<NA>", "nan", " "], [1.5] + [None] * 7, "float64"),
+        (["1", "-2", "+3"], [1, -2, 3], "int64"),
+        (["1e5", "-.5", "3."], [1e5, -0.5, 3], "float64"),
+        (["0", "0.5", "-0.5", "0e1"], [0, 0.5, -0.5, 0], "float64"),
+        (["TRUE", "FALSE"], [True, False], "bool"),
+        (["True", "false", "NA"], [True, False, None], "boolean"),
+        (["06", "48", "NA"], ["06", "48", None], "text"),
+        (["48", "-06"], ["48", "-06"], "text"),
+        (["TRUE", "1"], ["TRUE", "1"], "text"),
+        (["1", "two", " "], ["1", "two", None], "text"),
+        (["inf", "1"], ["inf", "1"], "text"),
+        (["9007199254740993", "5"], [9007199254740993, 5], "int64"),
+        (["9007199254740993", "NA"], [9007199254740993, None], "Int64"),
+        (["18446744073709551615", "NA"], [18446744073709551615, None], "UInt64"),
+        (["9007199254740993", "0.5"], ["9007199254740993", "0.5"], "text"),
+        (["123456789012345678901234", "5"], ["123456789012345678901234", "5"], "text"),
+        (["-5", "18446744073709551615"], ["-5", "18446744073709551615"], "text"),
+        (["NA", ""], [None, None], "float64"),
+    ],
+)
+def test_a_column_is_read_as_what_its_cells_are(results, cells, expected, dtype):
+    edit(results, lambda index: index.assign(x=(cells * 6)[:6], id=[f"item {number}" for number in range(6)]))
+    read = gpi.load(results)[1]["x"]
+    assert [None if pd.isna(value) else value for value in read] == (expected * 6)[:6]
+    is_text = pd.api.types.is_string_dtype(read.dropna())
+    assert is_text if dtype == "text" else read.dtype == dtype
+
+
+def test_ids_prompts_paths_digests_and_notes_stay_as_they_are_written(results):
+    cells = ["NA", "06", "TRUE", "12", " ", "nan"]
+    names = ["image", "prompt", "negative_prompt", "recipe_sha256", "image_sha256", "notes"]
+    edit(results, lambda index: index.assign(**dict.fromkeys(names, cells), id=["NA", "01", "TRUE", "4", "5", "nan"]))
+    index = gpi.load(results)[1]
+    assert all(index[name].tolist() == cells for name in names)
+    assert index["id"].tolist() == ["NA", "01", "TRUE", "4", "5", "nan"]
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("id not in ['1', '2']", [2, 3, 4, 5]),
+        ("fips != '06'", [2, 3]),
+        ("wave != 2", [0, 1, 4]),  # as R's filter(): where wave is NA, it is unknown
+        ("female != True", [2, 3]),
+    ],
+)
+def test_a_query_leaves_out_what_it_names_whatever_r_wrote(results, query, rows):
+    carried = {
+        "id": ["1", "2", "3", "4", "5", "6"],
+        "fips": ["06", "06", "48", "48", "06", "NA"],
+        "wave": ["1", "1", "2", "NA", "3", ""],
+        "female": ["TRUE", "TRUE", "FALSE", "FALSE", "NA", "TRUE"],
+    }
+    edit(results, lambda index: index.assign(**carried))
+    R = gpi.arrays(*gpi.load(results), "size", "treatment", query=query)[0]
+    assert R[:, 0, 0, 0].tolist() == rows
+
+
+def test_booleans_are_1_and_0(results):
+    edit(results, lambda index: index.assign(t=["TRUE", "FALSE"] * 3, y=["true"] * 5 + ["NA"], c=["False", "True"] * 3))
+    R, index = gpi.load(results)
+    _, Y, T, C = gpi.arrays(R, index, "y", "t", "c", query="y.notna()")
+    assert (Y.tolist(), T.tolist(), C.tolist()) == ([1] * 5, [1, 0, 1, 0, 1], [[0], [1], [0], [1], [0]])
+    assert (Y.dtype, T.dtype, C.dtype) == (np.float64, np.int64, np.float64)
+    with pytest.raises(DataError, match=r"outcome 'y' is not a number in 1 of 6 rows: missing in row 5 \(mia\)"):
+        gpi.arrays(R, index, "y", "t")
+
+
+@pytest.mark.parametrize(
+    ("cells", "role", "message"),
+    [
+        (["treated", "control"], "treatment", "recode to 0 and 1, as by index['x'] = index['x'].map({'control': 0, "),
+        (["a", "b", "c"], "treatment", "holds texts, not numbers ('a'; 'b'; 'c'): recode to 0 and 1"),
+        (["m", "NA", "f"], "covariate", "index['x'].map({'f': 0, 'm': 1})"),
+        (["a", "b", "c"], "covariate", "such as (index['x'] == 'c').where(index['x'].notna())"),
+        (["a", "b", "c"], "outcome", "holds texts, not numbers ('a'; 'b'; 'c'): give a column of numbers"),
+        (
+            ["06", "48"],
+            "covariate",
+            "texts such as '06', which may be codes: if they are numbers, write index['x'] = pd.",
+        ),
+        (
+            ["1", "0", "NA"],
+            "treatment",
+            "is not a number in 2 of 6 rows: missing in row 2 (eve); missing in row 5 (mia)",
+        ),
+    ],
+)
+def test_texts_are_refused_with_how_to_make_numbers_of_them(results, cells, role, message):
+    edit(results, lambda index: index.assign(x=(cells * 3)[:6]))
+    roles = {"outcome": "size", "treatment": "treatment", "covariate": "strength"} | {role: "x"}
+    R, index = gpi.load(results)
+    with pytest.raises(DataError) as caught:
+        gpi.arrays(R, index, roles["outcome"], roles["treatment"], roles["covariate"])
+    assert message in str(caught.value)
+
+
+def test_one_covariate_may_be_given_as_a_text(results):
+    R, index = gpi.load(results)
+    C = gpi.arrays(R, index, "size", "treatment", "strength")[3]
+    assert C is not None
+    assert C.tolist() == [[0], [0], [0], [0], [0.5], [0.5]]
+
+
+@pytest.mark.parametrize("read", [pd.read_csv, lambda file: pd.read_csv(file, dtype=str, keep_default_na=False)])
+def test_a_table_that_the_user_read_and_merged_will_do(results, read):
+    R, _ = gpi.load(results)
+    own = pd.DataFrame({"name": ["lee", "eve", "bob", "001", "kim"], "age": [50, 30, 20, 10, 40], "old": True})
+    index = read(results / "index.csv").merge(own, left_on="id", right_on="name", how="left")
+    index = index.astype({"row": float}).sample(frac=1, random_state=1).set_index("id", drop=False)
+    R, Y, T, C = gpi.arrays(R, index, "size", "treatment", ["age", "old"], query="age < 45 and old")
+    order = np.argsort(Y)
+    assert Y[order].tolist() == [0.1, 2, 3, 4]
+    assert R[order, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert T[order].tolist() == [0, 1, 0, 1]
+    assert C is not None
+    assert C[order].tolist() == [[10, 1], [20, 1], [30, 1], [40, 1]]
 
 
 def edit(results, change):
@@ -187,7 +327,7 @@ def test_damaged_files_are_named(results, name, content, kind, message):
 
 def test_a_stale_file_of_one_item_is_caught(results):
     _, index = gpi.load(results)
-    (results / "hidden/hidden_eve.pt").write_bytes(latent_bytes(torch.zeros(1, 4, 2, 3)))
+    torch.save(torch.zeros(1, 4, 2, 3), results / "hidden/hidden_eve.pt")
     files = [results / f"hidden/hidden_{item_id}.pt" for item_id in index["id"]]
     read = torch.cat([torch.load(file, weights_only=True) for file in files]).numpy()
     with pytest.raises(DataError, match=r"1 of 6 latents .*\(row 2, eve\)"):

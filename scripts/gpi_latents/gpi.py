@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,10 +14,16 @@ import pandas as pd
 
 from gpi_latents import paths
 from gpi_latents.errors import DataError, listed
-from gpi_latents.plan import NUMBER
+from gpi_latents.gpi_query import choose
+from gpi_latents.plan import MISSING, NUMBER, RESULT_COLUMNS
+from gpi_latents.study.outdated import outdated
 from gpi_latents.tensors.tensor_file import open_latents
 
-TEXTS = ["id", "image", "prompt", "negative_prompt", "sha256"]  # columns of texts, also if these look like numbers
+# Columns of texts as they are written, also if these look like numbers or like a mark of a missing value.
+TEXTS = ["id", "image", "prompt", "negative_prompt", *RESULT_COLUMNS]
+BOOLEANS = {"TRUE": True, "True": True, "true": True, "FALSE": False, "False": False, "false": False}
+CODE = r"[+-]?0\d"  # the beginning of what looks like a number and is none, such as 06 of a state or 007
+EXACT = 2**53  # float64 tells all integers up to here apart
 MOST_ROWS = 10  # that a message names
 
 
@@ -25,12 +32,16 @@ def load(results_dir: str | Path = "results", check: bool = True) -> tuple[np.nd
 
     Args:
         results_dir: the folder `results` of a study.
-        check: compare every latent with its digest in the table, which reads the tensor once from beginning to end.
+        check: compare every latent with its digest in the table, which reads the tensor once from beginning to end,
+            and warn if the sheet or a picture has changed since.
 
     Returns:
         R, float32 (N, C, H, W), read-only and mapped from the file, and the table: N lines in the same order, labelled
-        0 to N-1. A column of numbers holds numbers, NaN if a cell is empty; all others and the `TEXTS` hold the texts
-        of the sheet.
+        0 to N-1. `id`, `image`, the prompts, digests and notes are texts as they are written. Of every other column,
+        blank cells and those that say NA (`plan.MISSING`) are missing values. It holds booleans if all others say TRUE
+        or FALSE (nullable ones, where some are missing), and numbers if all are numbers (float64, NaN where some are
+        missing; larger integers than float64 tells apart keep an integer dtype). It holds texts in all other cases,
+        also if a number in it begins with 0, such as 06, or has more digits than any dtype holds.
 
     Raises:
         DataError: a file is missing or damaged, or the tensor and the table do not belong together.
@@ -46,10 +57,12 @@ def load(results_dir: str | Path = "results", check: bool = True) -> tuple[np.nd
     if missing := {"row", "id", "sha256"} - set(index.columns):
         raise DataError(f"{index_file} is not an index table of this workflow: it has no column {sorted(missing)[0]!r}")
     R = open_latents(_tensor_file(folder))
-    index = index.apply(_typed)
+    texts, index = index, index.apply(_typed)
     _check_order(R, index)
     if check:
         check_digests(R, index)
+        if change := outdated(folder, texts):
+            warnings.warn(f"The results in {folder} are those of an earlier run: {change}", stacklevel=2)
     return R, index
 
 
@@ -83,7 +96,7 @@ def arrays(
     index: pd.DataFrame,
     outcome: str,
     treatment: str,
-    covariates: Iterable[str] = (),
+    covariates: str | Iterable[str] = (),
     query: str | None = None,
     flat: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
@@ -91,11 +104,13 @@ def arrays(
 
     Args:
         R: as `load` returns it.
-        index: as `load` returns it, in any order.
-        outcome: name of a column of numbers.
-        treatment: name of a column of 0 (control) and 1 (treated).
-        covariates: names of columns of numbers.
-        query: which rows, in the language of `pandas.DataFrame.query`, such as `strength == 0`; None takes all.
+        index: as `load` returns it, in any order, and with any columns of your own.
+        outcome: name of a column of numbers or booleans; True is 1, False 0.
+        treatment: name of a column of 0 (control) and 1 (treated), or of booleans.
+        covariates: names of columns of numbers or booleans; a text is one name.
+        query: which rows, in the language of `pandas.DataFrame.query`, such as `strength == 0`; None takes all. A
+            comparison with a missing value chooses no row, neither by `==` nor by `!=` or `not in`, as in R's filter();
+            `wave.isna()` chooses the rows where it is missing.
         flat: give each latent as one line of numbers; without it, R is for `conv_layers`.
 
     Returns:
@@ -103,33 +118,27 @@ def arrays(
         (n, covariates), or None without covariates.
 
     Raises:
-        DataError: a column is missing, a value is missing or not a number, or there is nothing to compare; names the
-            rows.
+        DataError: a column is missing or given twice, a value is missing or not a number, the query compares texts with
+            numbers, or there is nothing to compare; names the rows.
     """
-    if len(index) != len(R) or set(index["row"]) != set(range(len(R))):
-        raise DataError(
-            f"The index table ({len(index)} rows) does not name every latent of R ({len(R)}) once: "
-            "give both as load returned them, and choose rows by query"
-        )
+    rows = _rows(R, index)
+    covariates = [covariates] if isinstance(covariates, str) else list(covariates)
+    _check_names(index, [("outcome", outcome), ("treatment", treatment), *(("covariate", name) for name in covariates)])
     chosen = index
     if query is not None:
-        try:
-            chosen = index.query(query, engine="python")
-        except Exception as error:  # whatever the text of the query leads to
-            raise DataError(f"The query {query!r} does not work ({error})") from None
-        if chosen.empty:
-            raise DataError(f"The query {query!r} chooses none of the {len(index)} rows")
+        mask = choose(index, query)
+        chosen, rows = index[mask], rows[mask]
     Y = _column(chosen, outcome, "outcome")
     T = _column(chosen, treatment, "treatment")
     if not (binary := np.isin(T, (0, 1))).all():
+        values = sorted(set(T.tolist()))
         raise DataError(
             f"The treatment {treatment!r} must be 0 or 1, but is {_valued(chosen[~binary], treatment)}. "
-            "gpi_pack compares two groups"
+            f"gpi_pack compares two groups{': ' + _recoding(treatment, values) if len(values) == 2 else ''}"
         )
     if len(set(T)) < 2:
         raise DataError(f"The treatment {treatment!r} is {T[0]:g} in all {len(T)} rows: there is nothing to compare")
     columns = [_column(chosen, name, "covariate") for name in covariates]
-    rows = chosen["row"].to_numpy()
     R = np.asarray(R if np.array_equal(rows, np.arange(len(R))) else R[rows])
     C = np.column_stack(columns) if columns else None
     return R.reshape(len(R), -1) if flat else R, Y, T.astype(np.int64), C
@@ -169,29 +178,101 @@ def _numbers(texts: pd.Series) -> pd.Series:
 
 
 def _typed(texts: pd.Series) -> pd.Series:
-    """A column of texts as numbers if all its filled cells are numbers, else as it is."""
+    """A column of texts as booleans or numbers if all its cells that are not missing are such, else as texts."""
     if texts.name in TEXTS:
         return texts
-    numbers = _numbers(texts)
-    is_filled = texts.str.strip() != ""
-    return numbers if is_filled.any() and numbers[is_filled].notna().all() else texts
+    cells = texts.str.strip()
+    is_missing = cells.isin(MISSING)
+    filled = cells[~is_missing]
+    if filled.empty:
+        return pd.Series(np.nan, index=texts.index, name=texts.name)
+    if filled.isin(BOOLEANS).all():
+        booleans = filled.map(BOOLEANS).astype("boolean").reindex(texts.index)
+        return booleans if is_missing.any() else booleans.astype(bool)
+    numbers = _numbers(filled)
+    large = [cell for cell in filled[filled.str.fullmatch(r"[+-]?\d{16,}")] if abs(int(cell)) > EXACT]
+    is_exact = numbers.dtype.kind in "iu"
+    if numbers.isna().any() or filled.str.match(CODE).any() or (large and not is_exact):
+        return texts.mask(is_missing)
+    return (numbers.convert_dtypes() if large and is_missing.any() else numbers).reindex(texts.index)
+
+
+def _rows(R: np.ndarray, index: pd.DataFrame) -> np.ndarray:
+    """The row of R, int64 (N,), of each line of the table, which may be the user's own."""
+    if missing := {"row", "id"} - set(index.columns):
+        raise DataError(f"The index table has no column {sorted(missing)[0]!r}: give the one that load returned")
+    if (repeated := index.columns[index.columns.duplicated()]).size:
+        raise DataError(f"The index table has two columns {repeated[0]!r}: give each a name of its own")
+    rows = pd.to_numeric(index["row"], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    if not np.array_equal(np.sort(rows), np.arange(len(R))):
+        raise DataError(
+            f"The index table ({len(index)} rows) does not name every latent of R ({len(R)}) once: give both as load "
+            "returned them, add columns by index.merge(..., how='left'), and choose rows by query"
+        )
+    return rows.astype(np.int64)
+
+
+def _check_names(index: pd.DataFrame, names: list[tuple[str, str]]) -> None:
+    """Check the columns, given as (role, name)."""
+    roles: dict[str, str] = {}
+    for role, name in names:
+        if not isinstance(name, str):
+            raise DataError(f"The {role} must be the name of a column, such as 'age', not {name!r}")
+        if name not in index.columns:
+            known = ", ".join(map(str, index.columns))
+            raise DataError(f"The index table has no column {name!r} for the {role}. Its columns: {known}")
+        if name in roles:
+            raise DataError(f"The column {name!r} is given twice, as {roles[name]} and as {role}")
+        roles[name] = role
 
 
 def _column(table: pd.DataFrame, name: str, role: str) -> np.ndarray:
     """A column of the table as float64 (n,), without gaps."""
-    if name not in table.columns:
-        known = ", ".join(table.columns)
-        raise DataError(f"The index table has no column {name!r} for the {role}. Its columns: {known}")
     values = table[name]
-    numbers = values if pd.api.types.is_numeric_dtype(values) else _numbers(values.astype(str))
-    numbers = numbers.to_numpy(dtype=np.float64)
+    if pd.api.types.is_numeric_dtype(values):
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        cells = values.astype(object).where(values.notna(), "").astype(str).str.strip()
+        numbers = _numbers(cells.replace({text: str(int(value)) for text, value in BOOLEANS.items()})).to_numpy(float)
+        _check_texts(cells[~cells.isin(MISSING)], numbers, name, role)
     bad = ~np.isfinite(numbers)
     if bad.any():
+        is_missing = values.isna() | values.astype(str).str.strip().isin(MISSING)
+        choice = f"{name if name.isidentifier() else f'`{name}`'}.notna()"
+        if not is_missing[bad].all():
+            choice = f"id not in [{table['id'][bad].iloc[0]!r}, ...]"
         raise DataError(
             f"The {role} {name!r} is not a number in {bad.sum()} of {len(table)} rows: {_valued(table[bad], name)}. "
-            f"Complete the sheet, or leave them out, as by query=\"id not in ['{table['id'][bad].iloc[0]}', ...]\""
+            f'Complete the sheet, or leave them out, as by query="{choice}"'
         )
     return numbers
+
+
+def _check_texts(filled: pd.Series, numbers: np.ndarray, name: str, role: str) -> None:
+    """Check that a column of texts holds numbers, apart from some cells that are named row by row."""
+    if (coded := filled[filled.str.match(CODE)]).size:
+        raise DataError(
+            f"The {role} {name!r} holds texts such as {coded.iloc[0]!r}, which may be codes: "
+            f"if they are numbers, write index[{name!r}] = pd.to_numeric(index[{name!r}])"
+        )
+    if np.isfinite(numbers).any() or filled.empty:
+        return
+    values = sorted(filled.unique())
+    shown = listed(map(repr, values), MOST_ROWS)
+    advice = "give a column of numbers"
+    if len(values) == 2:
+        advice = _recoding(name, values)
+    elif role == "covariate":
+        column = f"index[{name!r}]"
+        one = f"({column} == {values[-1]!r}).where({column}.notna())"
+        advice = f"name a column of 0 and 1 for each of these but one, such as {one}"
+    elif role == "treatment":
+        advice = "recode to 0 and 1, since gpi_pack compares two groups"
+    raise DataError(f"The {role} {name!r} holds texts, not numbers ({shown}): {advice}")
+
+
+def _recoding(name: str, values: list) -> str:
+    return f"recode to 0 and 1, as by index[{name!r}] = index[{name!r}].map({{{values[0]!r}: 0, {values[1]!r}: 1}})"
 
 
 def _named(rows: pd.DataFrame) -> str:
@@ -199,6 +280,8 @@ def _named(rows: pd.DataFrame) -> str:
 
 
 def _valued(rows: pd.DataFrame, name: str) -> str:
-    values = ["empty" if value == "" or pd.isna(value) else repr(value) for value in rows[name].tolist()]
+    values = [
+        "missing" if pd.isna(value) or str(value).strip() in MISSING else repr(value) for value in rows[name].tolist()
+    ]
     cells = zip(values, rows["row"], rows["id"], strict=True)
     return listed((f"{value} in row {row} ({item_id})" for value, row, item_id in cells), MOST_ROWS)
