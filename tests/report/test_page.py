@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +113,26 @@ def test_more_items_than_are_shown(made, monkeypatch):
     assert "8 of 40 items are shown" in page.text
     assert "10 of 40 items were compared" in page.text
     assert "11 items, evenly spaced in the sheet, were compared" in page.text
+
+
+def test_notes_are_listed_with_the_number_of_their_items_and_the_first_ids(made):
+    notes = ["turned; CMYK"] + ["turned; doubtful: <b>1 & 2</b>"] * 6 + ["", "CMYK"]
+    results = made(random_latents(9), pictures=False, notes=notes)
+    draw_figures(results)
+    page = build_page(results)
+    assert {"#notes"} <= page.links
+    html = Path("results/report.html").read_text(encoding="utf-8")
+    section = html.split('<section id="notes">')[1].split("</section>")[0]
+    rows = re.findall(r"<tr>(<td>.*?)</tr>", section)
+    assert [unescape(re.sub(r"<.*?>", "", row.replace("</td>", "|"))) for row in rows] == [
+        "turned|7|p0, p1, p2, p3, p4, …|",
+        "doubtful: <b>1 & 2</b>|6|p1, p2, p3, p4, p5, …|",
+        "CMYK|2|p0, p8|",
+    ]
+
+
+@pytest.mark.parametrize("columns", [{}, {"notes": [""] * 3}])
+def test_without_notes_there_is_no_section_of_notes(made, columns):
+    results = made(random_latents(3), pictures=False, **columns)
+    draw_figures(results)
+    assert "notes" not in build_page(results).ids

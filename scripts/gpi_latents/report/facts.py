@@ -16,6 +16,7 @@ from gpi_latents.report import measures, style
 from gpi_latents.report.measures import Pair
 
 NAMED = 10  # worst items, outliers, pairs and so on that are named
+NOTED = 5  # items named for each note
 
 
 @dataclass
@@ -61,3 +62,21 @@ class Results:
 def read_index(path: str | Path) -> pd.DataFrame:
     """The index table, every cell as the text in the file."""
     return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def notes(index: pd.DataFrame) -> list[dict[str, Any]]:
+    """The notes on items, the most frequent first.
+
+    Args:
+        index: as `read_index` returns it; tables of earlier versions have no column `notes`.
+
+    Returns:
+        For each note its text `note`, the number `count` of its items, and the `ids` of the first ones.
+    """
+    if "notes" not in index:
+        return []
+    each = index["notes"].str.split("; ").explode()
+    each = each[each != ""]
+    groups = index["id"].loc[each.index].groupby(each.to_numpy(), sort=False)
+    found = [{"note": note, "count": len(ids), "ids": list(ids[:NOTED])} for note, ids in groups]
+    return sorted(found, key=lambda one: -one["count"])

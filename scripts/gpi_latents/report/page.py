@@ -12,10 +12,11 @@ from typing import Any
 import jinja2
 
 from gpi_latents.files import write_whole
-from gpi_latents.paths import FIGURES
+from gpi_latents.paths import FIGURES, INDEX
+from gpi_latents.report.facts import notes, read_index
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-LISTED = 1000  # lines of a table of all items
+LISTED = 1000  # lines of a table of all items, or of all notes
 
 
 def build(names: list[str], provenance: Path, output: Path) -> str:
@@ -23,7 +24,7 @@ def build(names: list[str], provenance: Path, output: Path) -> str:
 
     Args:
         names: of the figures, whose files are in the folder of the report's name beside it.
-        provenance: the file results/provenance.json.
+        provenance: the file results/provenance.json, beside the index table.
         output: the HTML file.
 
     Returns:
@@ -46,6 +47,7 @@ def build(names: list[str], provenance: Path, output: Path) -> str:
     html = environment.get_template("report.html").render(
         figures=figures,
         facts={figure["name"]: figure["facts"] for figure in figures},
+        notes=notes(read_index(provenance.with_name(Path(INDEX).name))),
         provenance=_read_json(provenance),
         today=datetime.date.today().isoformat(),
         listed=LISTED,
