@@ -17,6 +17,7 @@ from gpi_latents.errors import ItemError
 from gpi_latents.study import settings
 from helpers import families
 from helpers.families import recipe as edited
+from helpers.families import settings as given
 from helpers.photos import PHOTOS
 
 PIPELINES = {
@@ -24,6 +25,7 @@ PIPELINES = {
     "stable-diffusion-2": diffusers.StableDiffusionImg2ImgPipeline,
     "stable-diffusion-tiny-vae": diffusers.StableDiffusionImg2ImgPipeline,
     "stable-diffusion-xl": diffusers.StableDiffusionXLImg2ImgPipeline,
+    "stable-diffusion-xl-refiner": diffusers.StableDiffusionXLImg2ImgPipeline,
     "stable-diffusion-3": diffusers.StableDiffusion3Img2ImgPipeline,
     "flux": diffusers.FluxImg2ImgPipeline,
 }
@@ -33,6 +35,7 @@ SCALES = {
     "stable-diffusion-2": (lambda z: 0.18215 * z, lambda x: x / 0.18215),
     "stable-diffusion-tiny-vae": (lambda z: 1.0 * z, lambda x: x / 1.0),
     "stable-diffusion-xl": (lambda z: 0.13025 * z, lambda x: x / 0.13025),
+    "stable-diffusion-xl-refiner": (lambda z: 0.13025 * z, lambda x: x / 0.13025),
     "stable-diffusion-3": (lambda z: (z - 0.0609) * 1.5305, lambda x: x / 1.5305 + 0.0609),
     "flux": (lambda z: (z - 0.1159) * 0.3611, lambda x: x / 0.3611 + 0.1159),
 }
@@ -51,29 +54,30 @@ def pipelines(checkpoints) -> Callable[[str], diffusers.DiffusionPipeline]:
     return functools.cache(load)
 
 
-def by_pipeline(pipeline, picture, recipe: dict, scheduler: str | None, output_type: str):
-    """What a family's pipeline makes of a picture by itself."""
+def by_pipeline(pipeline, picture, settings: dict, output_type: str = "latent"):
+    """What a family's pipeline makes of a picture by itself, called as its documentation does."""
     kind = type(pipeline)
-    pipeline.scheduler = copy.deepcopy(pipeline.own)
-    if scheduler:
-        unclipped = {} if kind is diffusers.StableDiffusion3Img2ImgPipeline else {"clip_sample": False}
-        pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.own.config, **unclipped)
+    name = settings["scheduler"]
+    if "FlowMatch" in type(pipeline.own).__name__:
+        pipeline.scheduler = copy.deepcopy(pipeline.own)
+        if name != "auto":
+            pipeline.scheduler = getattr(diffusers, name).from_config(pipeline.own.config)
+    else:
+        name = "DDIMScheduler" if name == "auto" else name
+        pipeline.scheduler = getattr(diffusers, name).from_config(pipeline.own.config, clip_sample=False)
     options = {
-        "prompt": recipe["prompt"],
+        "prompt": settings["prompt"],
         "image": picture,
-        "strength": recipe["strength"],
-        "guidance_scale": recipe["guidance_scale"],
-        "num_inference_steps": recipe["num_inference_steps"],
-        "generator": torch.Generator("cpu").manual_seed(recipe["seed"]),
+        "strength": settings["strength"],
+        "guidance_scale": settings["guidance_scale"],
+        "num_inference_steps": settings["num_inference_steps"],
+        "generator": torch.Generator("cpu").manual_seed(settings["seed"]),
         "output_type": output_type,
     }
-    size = {"height": picture.height, "width": picture.width}
-    if kind is diffusers.FluxImg2ImgPipeline:
-        options |= size
-    elif kind is diffusers.StableDiffusion3Img2ImgPipeline:
-        options |= size | {"negative_prompt": recipe["negative_prompt"]}
-    else:
-        options["negative_prompt"] = recipe["negative_prompt"]
+    if settings["negative_prompt"] is not None and kind is not diffusers.FluxImg2ImgPipeline:
+        options["negative_prompt"] = settings["negative_prompt"]
+    if kind in (diffusers.FluxImg2ImgPipeline, diffusers.StableDiffusion3Img2ImgPipeline):
+        options |= {"height": picture.height, "width": picture.width}
     made = pipeline(**options).images
     if output_type == "latent" and kind is diffusers.FluxImg2ImgPipeline:
         made = pipeline._unpack_latents(made, picture.height, picture.width, pipeline.vae_scale_factor)
@@ -100,9 +104,7 @@ def test_latent_and_picture_are_the_pipelines(family_model, pipelines, family, s
             expected = scale(z)
             shown = VaeImageProcessor(8).postprocess(vae.decode(unscale(expected)).sample)[0]
     else:
-        scheduler = None if family in CHANNELS else "DDIMScheduler"
-        expected = by_pipeline(pipelines(family), picture, recipe, scheduler, "latent")
-        shown = by_pipeline(pipelines(family), picture, recipe, scheduler, "pil")
+        expected, shown = (by_pipeline(pipelines(family), picture, given(strength), kind) for kind in ("latent", "pil"))
     difference = (latent - expected).abs().max().item()
     pixels = np.abs(np.asarray(decoded).astype(int) - np.asarray(shown)).max()
     cell = f"{f'{difference:.0e}' if difference else 'exact'} / {f'{pixels} of 255' if pixels else 'exact'}"
@@ -113,6 +115,58 @@ def test_latent_and_picture_are_the_pipelines(family_model, pipelines, family, s
     assert np.asarray(decoded).std() > 1
     assert torch.equal(latent, expected)
     assert np.array_equal(np.asarray(decoded), np.asarray(shown))
+
+
+# Settings that follow one another in one process: with each guidance no negative prompt, an empty one and a text; one
+# step of many, some and all; sides in multiples of what the family takes; the first seed and the last.
+LONG = "red " * 100
+MIXED = [
+    # guidance, negative prompt, strength, steps, height and width, seed, prompt, scheduler on a beta schedule
+    (7.5, None, 0.02, 50, (9, 13), 0, "a red circle", "auto"),
+    (7.5, "", 1.0, 3, (5, 7), 2**32 - 1, "", "EulerDiscreteScheduler"),
+    (7.5, "blue", 0.3, 7, (8, 8), 1, LONG, "UniPCMultistepScheduler"),
+    (1.0, None, 1.0, 1, (13, 5), 2**32 - 1, LONG, "auto"),
+    (1.0, "", 0.02, 50, (8, 8), 12, "a red circle", "PNDMScheduler"),
+    (1.0, "blue", 0.75, 4, (9, 13), 0, "", "HeunDiscreteScheduler"),
+    (1.01, None, 0.75, 4, (5, 7), 1, "", "PNDMScheduler"),
+    (1.01, "", 0.3, 7, (13, 5), 0, LONG, "auto"),
+    (1.01, "blue", 1.0, 1, (9, 13), 12, "a red circle", "EulerDiscreteScheduler"),
+    (0.0, None, 0.3, 7, (8, 8), 2**32 - 1, "a red circle", "HeunDiscreteScheduler"),
+    (0.0, "", 0.75, 4, (5, 7), 12, LONG, "UniPCMultistepScheduler"),
+    (0.5, "blue", 0.02, 99, (13, 5), 1, "", "auto"),
+    (30.0, None, 1.0, 3, (13, 5), 12, LONG, "HeunDiscreteScheduler"),
+    (30.0, "", 0.02, 50, (9, 13), 1, "", "EulerDiscreteScheduler"),
+    (30.0, "blue", 0.75, 4, (8, 8), 0, "a red circle", "UniPCMultistepScheduler"),
+    (7.5, None, 0.02, 50, (9, 13), 0, "a red circle", "auto"),
+]
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_mixed_settings_give_the_pipelines_latents(family_model, pipelines, family):
+    model = family_model(family)
+    wrong = []
+    for guidance, negative, strength, steps, sides, seed, prompt, scheduler in MIXED:
+        if family in CHANNELS:
+            scheduler = "FlowMatchHeunDiscreteScheduler" if "Heun" in scheduler and family != "flux" else "auto"
+        settings = {"guidance_scale": guidance, "negative_prompt": negative, "num_inference_steps": steps}
+        settings |= {"image_size": [side * model.multiple for side in sides], "seed": seed, "prompt": prompt}
+        settings |= {"scheduler": scheduler}
+        recipe = edited(strength, **settings)
+        picture, _ = model.prepare(PHOTOS[0], recipe)
+        assert (picture.height, picture.width) == tuple(settings["image_size"])
+        expected = by_pipeline(pipelines(family), picture, given(strength, **settings))
+        if not torch.equal(model.latent(picture, recipe), expected):
+            wrong.append(given(strength, **settings))
+    assert not wrong
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_only_xl_tells_an_empty_negative_prompt_from_none(family_model, family):
+    """Its base model takes zeros for none, as `force_zeros_for_empty_prompt` says; its refiner does not."""
+    model = family_model(family)
+    picture, _ = model.prepare(PHOTOS[0], edited(0.5))
+    none, empty = (model.latent(picture, edited(0.5, negative_prompt=text)) for text in (None, ""))
+    assert torch.equal(none, empty) == (family != "stable-diffusion-xl")
 
 
 SUITABLE = {
@@ -151,7 +205,7 @@ def test_each_scheduler_gives_the_pipelines_latent_again_and_again(family_model,
     recipe = edited(0.5, scheduler=scheduler)
     picture, _ = model.prepare(PHOTOS[0], recipe)
     latent = model.latent(picture, recipe)
-    assert torch.equal(latent, by_pipeline(pipelines(family), picture, recipe, scheduler, "latent"))
+    assert torch.equal(latent, by_pipeline(pipelines(family), picture, given(0.5, scheduler=scheduler)))
     assert torch.equal(latent, model.latent(picture, recipe))
 
 

@@ -41,6 +41,18 @@ def test_threads_do_not_disturb_each_other(family_model, family):
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
+def test_what_was_made_before_does_not_matter(tmp_path):
+    """After an odd number of steps, this scheduler would use other orders for an even one."""
+    families.stable_diffusion(tmp_path)
+    file = tmp_path / "scheduler/scheduler_config.json"
+    file.write_text(file.read_text().replace("{", '{"final_sigmas_type": "sigma_min", ', 1))
+    recipes = [edited(1.0, scheduler="DPMSolverSinglestepScheduler", num_inference_steps=steps) for steps in (4, 3, 4)]
+    model = Model(tmp_path)
+    picture, _ = model.prepare(PHOTOS[0], recipes[0])
+    first, _, again = (model.latent(picture, recipe) for recipe in recipes)
+    assert torch.equal(first, again)
+
+
 @pytest.mark.parametrize("family", ["stable-diffusion", "stable-diffusion-3"])
 def test_without_guidance_there_is_no_second_pass(family_model, family):
     model = family_model(family)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import gpi_latents.recipe
 import torch
 from diffusers import (
     AutoencoderDC,
@@ -19,6 +21,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -69,28 +72,30 @@ def stable_diffusion_tiny_vae(folder: Path) -> None:
 
 def stable_diffusion_xl(folder: Path) -> None:
     """Save a model of Stable Diffusion XL's shape: two text encoders, and sizes as a condition."""
-    vae = _autoencoder(4, scaling_factor=0.13025, force_upcast=True)
-    size_width = 8
-    unet = _unet(
-        cross_attention_dim=2 * TEXT_WIDTH,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=size_width,
-        projection_class_embeddings_input_dim=6 * size_width + TEXT_WIDTH,
-    )
     StableDiffusionXLPipeline(
-        vae=vae,
-        unet=unet,
+        vae=_autoencoder(4, scaling_factor=0.13025, force_upcast=True),
+        unet=_xl_unet(2 * TEXT_WIDTH, numbers=6),
         text_encoder=_clip(CLIPTextModel),
         text_encoder_2=_clip(CLIPTextModelWithProjection),
         tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
         tokenizer_2=CLIPTokenizer.from_pretrained(TOKENIZER),
-        scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            steps_offset=1,
-            timestep_spacing="leading",
-        ),
+        scheduler=_xl_scheduler(),
+        add_watermarker=False,
+    ).save_pretrained(folder)
+
+
+def stable_diffusion_xl_refiner(folder: Path) -> None:
+    """Save a model of the shape of XL's refiner: one text encoder, and an aesthetic score as a condition."""
+    StableDiffusionXLImg2ImgPipeline(
+        vae=_autoencoder(4, scaling_factor=0.13025, force_upcast=True),
+        unet=_xl_unet(TEXT_WIDTH, numbers=5),
+        text_encoder=None,
+        text_encoder_2=_clip(CLIPTextModelWithProjection),
+        tokenizer=None,
+        tokenizer_2=CLIPTokenizer.from_pretrained(TOKENIZER),
+        scheduler=_xl_scheduler(),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
         add_watermarker=False,
     ).save_pretrained(folder)
 
@@ -179,6 +184,7 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
     "stable-diffusion-2": stable_diffusion_2,
     "stable-diffusion-tiny-vae": stable_diffusion_tiny_vae,
     "stable-diffusion-xl": stable_diffusion_xl,
+    "stable-diffusion-xl-refiner": stable_diffusion_xl_refiner,
     "stable-diffusion-3": stable_diffusion_3,
     "flux": flux,
 }
@@ -192,8 +198,8 @@ def model(family: str, folder: Path) -> Path:
     return path
 
 
-def recipe(strength: float, **settings) -> dict:
-    """A recipe for pictures of 96 x 64 pixels."""
+def settings(strength: float, **others) -> dict:
+    """Settings of an item, for pictures of 96 x 64 pixels."""
     return {
         "image_size": [64, 96],
         "resize": "crop",
@@ -205,8 +211,14 @@ def recipe(strength: float, **settings) -> dict:
         "guidance_scale": 5.0,
         "num_inference_steps": 8,
         "scheduler": "auto",
-        "version": 1,
-    } | settings
+    } | others
+
+
+def recipe(strength: float, **others) -> dict:
+    """The recipe of these settings."""
+    chosen = settings(strength, **others)
+    model = {"model_id": "tiny", "revision": None, "variant": None, "vae_id": None, "dtype": "float32"}
+    return gpi_latents.recipe.recipe(model | chosen, SimpleNamespace(**chosen))
 
 
 def single_file(folder: Path, path: Path) -> Path:
@@ -318,6 +330,27 @@ def _unet(**config: int | str) -> UNet2DConditionModel:
         layers_per_block=1,
         attention_head_dim=2,
         **config,
+    )
+
+
+def _xl_unet(text_width: int, numbers: int) -> UNet2DConditionModel:
+    """A UNet with so many numbers, such as the picture's sizes, as a condition."""
+    number_width = 8
+    return _unet(
+        cross_attention_dim=text_width,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=number_width,
+        projection_class_embeddings_input_dim=numbers * number_width + TEXT_WIDTH,
+    )
+
+
+def _xl_scheduler() -> EulerDiscreteScheduler:
+    return EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        timestep_spacing="leading",
     )
 
 

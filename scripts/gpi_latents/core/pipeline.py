@@ -64,7 +64,8 @@ class Pipelines:
         Raises:
             ItemError: the autoencoder or the scheduler does not suit the model.
         """
-        pipeline = self._pipeline(recipe["scheduler"])
+        pipeline = copy.copy(self._pipeline(recipe["scheduler"]))
+        pipeline.scheduler = copy.deepcopy(pipeline.scheduler)  # some keep a part of their state for the next picture
         options = {
             "prompt": recipe["prompt"],
             # An empty text is not the same as none: XL's pipeline takes zeros for none.
