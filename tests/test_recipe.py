@@ -34,9 +34,30 @@ def test_a_recipe_holds_what_decides_the_latent_and_nothing_else():
     assert "seed" not in chosen(CONFIG | {"posterior": "mode"}, strength=0.0)
     assert "seed" in chosen(CONFIG | {"posterior": "mode"})
     assert "negative_prompt" not in chosen(guidance_scale=1.0)
-    assert chosen(negative_prompt=None) == chosen(negative_prompt="")
     for key in ("device", "resident", "report", "cache_dir", "output_hidden_dir", "allow_pickle", "items"):
         assert chosen(CONFIG | {key: "other"}) == chosen()
+
+
+def test_an_empty_negative_prompt_has_a_recipe_of_its_own_where_there_is_guidance():
+    """For Stable Diffusion XL it is not the same as none, whose recipe stays what both once had."""
+    none, empty = chosen(negative_prompt=None), chosen(negative_prompt="")
+    assert none == chosen(negative_prompt="n") | {"negative_prompt": ""}
+    assert empty == none | {"empty_negative_prompt": True}
+    for without in ({"guidance_scale": 1.0}, {"strength": 0.0}):
+        assert chosen(negative_prompt=None, **without) == chosen(negative_prompt="", **without)
+
+
+def test_a_blank_cell_takes_the_configs_empty_negative_prompt(tmp_path):
+    (tmp_path / "sheet.csv").write_text("image,prompt,negative_prompt\na.png,x,\nb.png,x,blue\n")
+    recipes = {}
+    for text in (None, ""):
+        given = {"model_id": "demo", "strength": 0.5, "negative_prompt": text, "items": str(tmp_path / "sheet.csv")}
+        config = load_config(given)
+        items = read_items(config, check_images=False)
+        recipes[text] = [recipe(config, item) for item in items.itertuples()]
+        assert index_table(items, recipes[text])["negative_prompt"].tolist() == ["", "blue"]
+    assert recipes[""][0] == recipes[None][0] | {"empty_negative_prompt": True}
+    assert recipes[""][1] == recipes[None][1]
 
 
 @pytest.mark.parametrize(
@@ -83,10 +104,10 @@ EXAMPLES = [
     ),
     (
         {"posterior": "mode", "negative_prompt": "grey"},
-        {"strength": "1e-1", "num_inference_steps": "20.0", "guidance_scale": "3", "seed": "18446744073709551615"},
+        {"strength": "1e-1", "num_inference_steps": "20.0", "guidance_scale": "3", "seed": "4294967295"},
         '{"dtype":"float32","guidance_scale":3.0,"image_size":null,"model_id":"demo","negative_prompt":"grey",'
         '"num_inference_steps":20,"posterior":"mode","prompt":"p","resize":"pad","revision":null,"scheduler":"auto",'
-        '"seed":18446744073709551615,"strength":0.1,"version":1}',
+        '"seed":4294967295,"strength":0.1,"version":1}',
     ),
     (
         {
@@ -97,9 +118,9 @@ EXAMPLES = [
             "vae_id": "stabilityai/sd-vae-ft-mse",
             "revision": "main",
         },
-        {"seed": "9007199254740993"},
+        {"seed": "4294967294"},
         '{"dtype":"float16","image_size":512,"model_id":"demo","posterior":"sample","resize":"crop","revision":"main",'
-        '"seed":9007199254740993,"strength":0.0,"vae_id":"stabilityai/sd-vae-ft-mse","variant":"fp16","version":1}',
+        '"seed":4294967294,"strength":0.0,"vae_id":"stabilityai/sd-vae-ft-mse","variant":"fp16","version":1}',
     ),
     (
         {"image_size": [64, 96], "resize": "stretch", "scheduler": "EulerDiscreteScheduler", "strength": 1},
@@ -139,14 +160,14 @@ def test_the_index_tables_digest_is_what_it_always_was(tmp_path):
     """The rule stack has it as a parameter, so that another digest would stack old studies again."""
     text = (
         'id,image,prompt,strength,seed,Y,note\n001,a.png,"a ""x"", é",0.5,,1,NA\nb,a.png,"two\nlines",,5,007,\n'
-        '-c,a.png,,1,18446744073709551615,1e400,"\r\n"\n'
+        '-c,a.png,,1,4294967295,1e400,"\r\n"\n'
     )
     (tmp_path / "sheet.csv").write_bytes(text.encode())
     given = {"model_id": "demo", "num_inference_steps": 20, "negative_prompt": "grey"}
     config = load_config(given | {"items": str(tmp_path / "sheet.csv")})
     items = read_items(config, check_images=False)
     table = index_table(items, [recipe(config, item) for item in items.itertuples()])
-    digest = "19ecb1316fda0e8bbe0d12c112c2ca91b4ad36c6ab1d3ad682a3c9c69f3e3060"
+    digest = "913976071e137213cfacf7378fac3d30586f794f5ecd7527483e09f403b991e5"
     assert text_digest(table.to_csv(index=False)) == digest
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diffusers import DDIMScheduler, StableDiffusionXLImg2ImgPipeline
 from gpi_latents import extract_images, paths
 from gpi_latents.core.diffusion import Model, same_bits
 from gpi_latents.errors import ItemError
@@ -92,6 +93,31 @@ def test_without_a_seed_chance_differs_from_picture_to_picture(pictures, tmp_pat
     assert not torch.equal(one, other)
 
 
+def test_a_drawn_seed_is_one_that_can_be_given(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("secrets.randbelow", lambda limit: limit - 1)
+    [drawn] = extract_images(pictures[0], "x", tmp_path / "a", model_id="demo")
+    [given] = extract_images(pictures[0], "x", tmp_path / "b", model_id="demo", seed=2**32 - 1)
+    assert drawn.read_bytes() == given.read_bytes()
+
+
+def test_no_negative_prompt_and_an_empty_one_are_diffusers_none_and_empty(pictures, tmp_path):
+    """XL's pipeline takes zeros for none."""
+    folder = families.model("stable-diffusion-xl", tmp_path)
+    pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(folder)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    options = {"strength": 0.5, "num_inference_steps": 4, "guidance_scale": 5.0}
+    same_bits()
+    made = []
+    for negative in (None, "", "blue"):
+        settings = options | {"negative_prompt": negative}
+        [path] = extract_images(pictures[0], "a red circle", tmp_path / "out", model_id=folder, seed=5, **settings)
+        generator = torch.Generator("cpu").manual_seed(5)
+        given = {"prompt": "a red circle", "image": Image.open(pictures[0]), "generator": generator}
+        made += read([path])
+        assert torch.equal(made[-1], pipeline(**given, **settings, output_type="latent").images)
+    assert not torch.equal(made[0], made[1])
+
+
 def test_the_model_is_loaded_once_for_repeated_calls(pictures, tmp_path):
     folder = families.model("stable-diffusion", tmp_path)
     extract_images(pictures[0], "x", tmp_path / "out", model_id=folder, seed=1)
@@ -141,6 +167,7 @@ def test_a_relative_model_is_another_one_in_another_working_directory(pictures, 
         ({"strength": 0.01, "num_inference_steps": 20}, "makes no step at all"),
         ({"guidance_scale": float("nan")}, "not a finite number"),
         ({"seed": -1}, "seed: -1 must be at least 0"),
+        ({"seed": np.uint64(2**32)}, "seed: 4294967296 must be at most 4294967295"),
         ({"save_name": "../x"}, "save_name"),
         ({"device": "tpu"}, "device"),
         ({"model_id": "no such model"}, "is neither 'demo' nor a folder"),
