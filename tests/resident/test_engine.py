@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 import torch
 from gpi_latents import paths
 from gpi_latents.errors import ItemError, ModelError
-from gpi_latents.recipe import recipe_digest
+from gpi_latents.model.source import write_model
+from gpi_latents.origin import Origin, read_origin
+from gpi_latents.recipe import model_digest, recipe_digest
 from gpi_latents.resident import engine as module
 from gpi_latents.resident.engine import Engine, Request
 from gpi_latents.study.settings import load_config
@@ -47,21 +51,28 @@ def made() -> set[str]:
 
 def test_an_item_leaves_its_latent_its_picture_and_a_report(engine, request_):
     finished = engine.extract(request_)
-    assert (finished.notes, finished.shape, finished.device) == (["PNG 64 x 64 RGB"], [1, 4, 8, 8], "cpu")
+    assert (finished.done, finished.notes) == (["PNG 64 x 64 RGB"], [])
+    assert (finished.shape, finished.device) == ([1, 4, 8, 8], "cpu")
     assert 0 < finished.seconds <= finished.total_seconds
     (model,) = engine.models
     latent = torch.load("a.pt", weights_only=True)
     assert torch.equal(latent, model.latent(model.prepare("p.png", RECIPE)[0], RECIPE))
     assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(model.decode(latent)))
-    assert Path("a.pt").read_bytes().endswith(recipe_digest(RECIPE).encode())
+    image = hashlib.sha256(Path("p.png").read_bytes()).hexdigest()
+    model_sha256 = model_digest(json.loads(demo_model()))
+    assert read_origin("a.pt") == Origin(recipe_digest(RECIPE), image, model_sha256, "p.png")
     engine.extract(Request("p.png", RECIPE, "b.pt"))
     assert made() == {"a.pt", "a.png", "b.pt"}
     assert Path("b.pt").read_bytes() == Path("a.pt").read_bytes()
 
 
-def test_a_long_prompt_is_noted(engine, request_):
+def test_notes_are_in_the_report_and_in_the_latents_file(engine, request_):
+    Image.new("LA", (64, 64), (9, 128)).save("p.png")
     finished = engine.extract(Request("p.png", RECIPE | {"prompt": "red " * 100}, "a.pt"))
-    assert "prompt cut: tokenizer reads 77 of its 102 tokens" in finished.notes
+    *picture, cut = finished.notes
+    assert any("laid on white" in note for note in picture)
+    assert cut == "prompt cut: tokenizer reads 77 of its 102 tokens"
+    assert read_origin("a.pt").notes == finished.notes
 
 
 def test_an_item_that_nobody_waits_for_ends_at_the_next_step_and_writes_nothing(engine, request_):
@@ -128,6 +139,26 @@ def test_a_model_that_is_not_on_this_machine_is_an_error(tmp_path, monkeypatch):
     Path(paths.MODEL).write_text(json.dumps(json.loads(demo_model()) | {"model_id": "gone", "commit": None}))
     with pytest.raises(ModelError, match="gone"):
         Engine(CONFIG, workers=1)
+
+
+@pytest.mark.fault("model")
+@pytest.mark.parametrize("part", ["vae", "unet"])
+def test_a_model_that_was_changed_after_the_run_began_is_refused(tmp_path, monkeypatch, part):
+    """By its bytes, also where only items above strength 0 load the part."""
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "p.png", (64, 64))
+    shutil.copytree(paths.DEMO_MODEL, "model")
+    Path("results").mkdir()
+    write_model(CONFIG | {"model_id": "model"}, Path(paths.MODEL))
+    weights = Path("model", part, "diffusion_pytorch_model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    before = weights.stat()
+    weights.write_bytes(content)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ItemError, match=rf"{part}/\S+, a file of the model, was changed after the run began"):
+        Engine(CONFIG, workers=1).extract(Request("p.png", RECIPE, "a.pt"))
+    assert not Path("a.pt").exists()
 
 
 def test_a_cpu_has_as_many_slots_as_workers_and_cores(engine):
