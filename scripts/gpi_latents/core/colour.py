@@ -2,17 +2,80 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageCms
 
+from gpi_latents.core.opening import Opened
 from gpi_latents.joblog import DOUBTFUL
 
 TOLERANCE = 2  # levels of 255: what changes no colour by more is sRGB itself
 SRGB_GAMMA = 0.45455  # as PNG writes it
+SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # white, red, green, blue; x and y of each
+HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
+WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}  # its colour primaries
 SPACES = {"RGB": ("RGB", "L", "I;16"), "GRAY": ("L", "I;16"), "CMYK": ("CMYK",)}  # the modes that a profile may be for
+
+
+def described(opened: Opened, notes: list[str]) -> tuple[bytes | None, float | None]:
+    """What a picture's file says of its colours.
+
+    Args:
+        opened: the picture.
+        notes: to which is added what the file says that is not applied.
+
+    Returns:
+        Its ICC profile, and the gamma that counts where there is none.
+    """
+    picture, info = opened.picture, opened.picture.info
+    profile = info.get("icc_profile") or _jpeg2000_profile(opened)
+    if picture.mode == "LAB":  # says itself which colours it means
+        return None, None
+    if profile:
+        return profile, None
+    if "icc_profile" in info:  # Pillow found it damaged
+        notes.append(f"{DOUBTFUL}colour profile not usable (damaged), colours used as they are")
+    primaries, transfer = _code_points(opened)
+    if transfer in HDR:
+        notes.append(f"{DOUBTFUL}HDR ({HDR[transfer]}), which is read as if it were sRGB")
+    elif primaries in WIDE:
+        notes.append(f"{DOUBTFUL}colours of {WIDE[primaries]}, which are read as if they were sRGB's")
+    if "srgb" in info:
+        return None, None
+    given = info.get("chromaticity", SRGB_PRIMARIES)
+    if any(abs(one - other) > 0.01 for one, other in zip(given, SRGB_PRIMARIES, strict=False)):
+        notes.append(f"{DOUBTFUL}primary colours (cHRM) other than sRGB's, which are read as if they were")
+    with contextlib.suppress(Exception):  # damaged metadata
+        if picture.getexif().get_ifd(0xA005).get(1) == "R03":  # as cameras mark it
+            notes.append(f"{DOUBTFUL}Adobe RGB by its EXIF, without a profile: read as if it were sRGB")
+    return None, info.get("gamma")
+
+
+def _jpeg2000_profile(opened: Opened) -> bytes | None:
+    """The ICC profile in the box `colr` of a JPEG 2000, which Pillow leaves out."""
+    if opened.picture.format != "JPEG2000" or opened.path is None:
+        return None
+    with open(opened.path, "rb") as file:
+        start = file.read(2**22)
+    if found := re.search(rb"(....)colr[\x02\x03]..", start, re.DOTALL):
+        return start[found.end() : found.start() + int.from_bytes(found[1], "big")]
+    return None
+
+
+def _code_points(opened: Opened) -> tuple[int, int]:
+    """Colour primaries and transfer characteristics as ITU-T H.273 counts them; 2, unspecified, where none are said."""
+    if nclx := opened.picture.info.get("nclx_profile"):  # HEIC
+        return nclx["color_primaries"], nclx["transfer_characteristics"]
+    patterns = {"PNG": rb"\x00\x00\x00\x04cICP(.)(.)", "AVIF": rb"colrnclx(..)(..)"}
+    if opened.path is None or opened.picture.format not in patterns:
+        return 2, 2
+    with open(opened.path, "rb") as file:
+        found = re.search(patterns[opened.picture.format], file.read(2**16), re.DOTALL)
+    return (int.from_bytes(found[1], "big"), int.from_bytes(found[2], "big")) if found else (2, 2)
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None, gamma: float | None, notes: list[str]) -> Image.Image:
@@ -57,6 +120,9 @@ def _plain(picture: Image.Image) -> Image.Image:
 def _apply(picture: Image.Image, profile: bytes) -> tuple[Image.Image, str]:
     """A picture in sRGB, and the profile's name; no name if nothing had to be done."""
     space, name = _space_and_name(profile)
+    if space == "GRAY" and picture.mode == "RGB":  # of a grey palette, or of 16 bits with transparency
+        bands = picture.split()
+        picture = bands[0] if bands[0] == bands[1] == bands[2] else picture
     if picture.mode not in SPACES.get(space, ()):
         raise ValueError(f"it is for {space or 'nothing known'}, the picture is {picture.mode}")
     if picture.mode in ("L", "I;16"):

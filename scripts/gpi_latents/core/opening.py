@@ -40,8 +40,6 @@ SIGNED = 2  # a value of SAMPLE_FORMAT
 PNG = b"\x89PNG\r\n\x1a\n"
 # The chunks of a PNG beside the critical ones that its colours depend on.
 PNG_COLOURS = (b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"eXIf", b"acTL", b"fcTL", b"fdAT")
-HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273 in PNG, AVIF and HEIC
-WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}  # its colour primaries
 
 
 @dataclass
@@ -57,7 +55,7 @@ class Opened:
         is_signed: whether its whole numbers may be negative.
         white_is_zero: whether they count from white to black, which Pillow has not undone.
         low, high: the values of black and white, where the file says so.
-        notes: on its frames, its orientation, its bands and its colours.
+        notes: on its frames, its orientation and its bands.
     """
 
     picture: Image.Image
@@ -123,7 +121,6 @@ def load(picture: Image.Image, path: str | Path | None = None) -> Opened:
     opened.orientation = _orientation(picture)
     if opened.orientation != 1 or before in range(2, 9):
         opened.notes.append("turned upright")
-    opened.notes += _unused_colours(opened)
     return opened
 
 
@@ -135,7 +132,7 @@ def _orientation(picture: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _rawmode(picture: Image.Image) -> str:
+def _rawmode(picture: Any) -> str:
     """How Pillow is about to unpack the values, such as `RGB;16B`; empty where it does not say so."""
     args = picture.tile[0][3] if getattr(picture, "tile", None) else ""
     first = args[0] if isinstance(args, tuple) and args else args
@@ -157,7 +154,7 @@ def _refuse_raw(tags: Any, path: str | Path | None) -> None:
 
 def _look_up(opened: Opened, tags: Any) -> None:
     """What the tags of a TIFF say."""
-    picture = opened.picture
+    picture: Any = opened.picture
     bits, codec = max(tags.get(BITS, (1,))), picture.tile[0][0] if picture.tile else ""
     is_inverted = tags.get(PHOTOMETRIC) == 0
     if tags.get(PLANAR) == 2 and codec == "raw":
@@ -180,41 +177,6 @@ def _look_up(opened: Opened, tags: Any) -> None:
     if bands > used:
         doubtful = DOUBTFUL if used == 1 and bands > 2 else ""
         opened.notes.append(f"{doubtful}of {bands} bands only the first {'is' if used == 1 else f'{used} are'} used")
-
-
-def _unused_colours(opened: Opened) -> list[str]:
-    """What the file says of its colours that is not applied to them."""
-    picture, info = opened.picture, opened.picture.info
-    if info.get("icc_profile"):
-        return []
-    notes = []
-    primaries, transfer = _code_points(opened)
-    if transfer in HDR:
-        notes.append(f"{DOUBTFUL}HDR ({HDR[transfer]}), which is read as if it were sRGB")
-    elif primaries in WIDE:
-        notes.append(f"{DOUBTFUL}colours of {WIDE[primaries]}, which are read as if they were sRGB's")
-    srgb = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
-    given = info.get("chromaticity", srgb)
-    if "srgb" not in info and any(abs(one - other) > 0.01 for one, other in zip(given, srgb, strict=False)):
-        notes.append(f"{DOUBTFUL}primary colours (cHRM) other than sRGB's, which are read as if they were")
-    with contextlib.suppress(Exception):  # damaged metadata
-        if picture.getexif().get_ifd(0xA005).get(1) == "R03":  # as cameras mark Adobe RGB
-            notes.append(
-                f"{DOUBTFUL}Adobe RGB by its EXIF, without a profile: its colours are read as if they were sRGB"
-            )
-    return notes
-
-
-def _code_points(opened: Opened) -> tuple[int, int]:
-    """Colour primaries and transfer characteristics as ITU-T H.273 counts them; 2, unspecified, where none are said."""
-    if nclx := opened.picture.info.get("nclx_profile"):  # HEIC
-        return nclx["color_primaries"], nclx["transfer_characteristics"]
-    patterns = {"PNG": rb"\x00\x00\x00\x04cICP(.)(.)", "AVIF": rb"colrnclx(..)(..)"}
-    if opened.path is None or opened.picture.format not in patterns:
-        return 2, 2
-    with open(opened.path, "rb") as file:
-        found = re.search(patterns[opened.picture.format], file.read(2**16), re.DOTALL)
-    return (int.from_bytes(found[1], "big"), int.from_bytes(found[2], "big")) if found else (2, 2)
 
 
 def _refuse_unknown(path: str | Path) -> NoReturn:

@@ -66,8 +66,7 @@ def open_picture(image: str | Path | Image.Image) -> tuple[Image.Image, Handling
 
 def _as_rgb(opened: opening.Opened, notes: list[str]) -> Image.Image:
     """A picture without its transparency, in sRGB."""
-    info = opened.picture.info
-    profile, gamma = info.get("icc_profile"), None if "srgb" in info else info.get("gamma")
+    profile, gamma = colour.described(opened, notes)
     values = samples.grey_values(opened)
     if values is None:
         picture = samples.colours(opened, notes)

@@ -83,8 +83,8 @@ def colours(opened: Opened, notes: list[str]) -> Image.Image:
         if bands == 4:
             result.putalpha(picture.getchannel("A"))
         return result
-    extrema = [picture.getchannel(band).getextrema() for band in picture.getbands() if band != "A"]
-    if max(most for _, most in extrema) - min(least for least, _ in extrema) < 64:
+    upper = np.asarray(picture) if picture.mode == "L" else np.asarray(picture)[..., :3]
+    if int(upper.max()) - int(upper.min()) < 64:
         notes.append(LITTLE_USED)
     notes.append("scaled from values of 0 to 65535")
     return picture
