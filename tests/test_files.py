@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,66 @@ def test_each_path_that_is_no_file_gets_its_reason():
         "nowhere/missing": f"no such file: 'nowhere/missing' {here}",
     }
     assert file_problems(["file", "link", "folder/inner", *expected]) == expected
+
+
+@pytest.mark.fault("picture")
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("path", ["é.png", "Fotos für Ü/a.png", ".//Fotos für Ü/ö é.png"])
+def test_a_name_in_another_unicode_form_is_told_and_the_command_puts_it_right(path, form):
+    on_disk = unicodedata.normalize(form, path)
+    asked = unicodedata.normalize("NFD" if form == "NFC" else "NFC", path)
+    Path(on_disk).parent.mkdir(exist_ok=True)
+    Path(on_disk).touch()
+    for _ in range(asked.count("/") or 1):  # one command for each name
+        problem = file_problems([asked])
+        if not problem:
+            break
+        message, command = problem[asked].split(" Rename it by this command: ")
+        assert message.startswith(f"no such file: {asked!r} (looked from ")
+        assert "There is a file of the same name in another Unicode form" in message
+        subprocess.run(command, shell=True, check=True)
+    assert file_problems([asked]) == {}
+
+
+def test_the_command_in_the_readme_gives_a_folders_files_the_form_of_the_sheet():
+    readme = (Path(__file__).parent.parent / "config/README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^python3 -c .*NFC.*$", readme, re.MULTILINE)
+    for name in ("é.png", "a.png"):
+        Path(unicodedata.normalize("NFD", name)).touch()
+    subprocess.run(command, shell=True, check=True)
+    assert sorted(os.listdir()) == ["a.png", unicodedata.normalize("NFC", "é.png")]
+
+
+@pytest.mark.fault("picture")
+def test_a_path_that_is_written_for_elsewhere_gets_a_hint():
+    Path("photos").mkdir()
+    Path("far/inner").mkdir(parents=True)
+    for name in ("photos/a.png", "photos/B.png", "b c.png", "c d.png", "far/inner/x.png", "Shot\u202fAM.png"):
+        Path(name).touch()
+    Path("link").symlink_to("far/inner")
+    hints = {
+        "photos\\a.png": "It is a path of Windows: write it as on this machine, with / between the folders",
+        "C:\\photos\\x.png": "It is a path of Windows",
+        "C:/photos/x.png": "It is a path of Windows",
+        "\\\\server\\x.png": "It is a path of Windows",
+        "~/a.png": "Write the path in full: ~ and variables are not replaced",
+        "$HOME/a.png": "Write the path in full",
+        "%USERPROFILE%/a.png": "Write the path in full",
+        "file:///photos/a.png": "Write the path alone, without file://",
+        "https://x.org/a.png": "It is an address: copy the picture to this machine",
+        "s3://x/a.png": "It is an address: copy the picture to this machine",
+        " photos/a.png ": "There is 'photos/a.png': remove the blanks around it",
+        "photos/A.PNG": "There is 'photos/a.png': upper and lower case differ",
+        "photos/b.png": "There is 'photos/B.png': upper and lower case differ",
+        "Shot AM.png": "There is 'Shot\\u202fAM.png': upper and lower case differ, or characters that look alike",
+        "link/../photos/a.png": "There is 'photos/a.png', but after a link, .. is the folder above the one",
+    }
+    problems = file_problems([*hints, "photos/none.png", "link/../inner/x.png"])
+    assert list(problems) == [*hints, "photos/none.png"]
+    for path, hint in hints.items():
+        start = f"no such file: {path!r} (looked from {os.getcwd()}). "
+        assert problems[path].startswith(start + hint)
+    assert problems["photos/none.png"] == f"no such file: 'photos/none.png' (looked from {os.getcwd()})"
 
 
 def test_dates_in_the_future_are_found_beyond_what_two_clocks_may_differ():

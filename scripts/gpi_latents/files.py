@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import stat
 import time
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+
+from gpi_latents.paths import plain
 
 CLOCK_TOLERANCE = 10.0  # seconds that the clocks of a file server and of this machine may differ
 
@@ -72,6 +77,7 @@ def file_problems(paths: Iterable[str]) -> dict[str, str]:
     paths = list(paths)
     files = existing_files(paths)
     problems = {}
+    listings: dict[str, dict[str, list[str]]] = {}
     latest = time.time() + CLOCK_TOLERANCE
     for path in paths:
         try:  # a folder can be open to entering but not to listing, or the other way round
@@ -79,7 +85,7 @@ def file_problems(paths: Iterable[str]) -> dict[str, str]:
         except OSError:
             found = None
         if found is None or not stat.S_ISREG(found.st_mode):
-            problems[path] = _no_file(path)
+            problems[path] = _no_file(path, listings)
         elif found.st_mtime > latest:
             problems[path] = (
                 f"{path!r} is dated in the future ({_date(found.st_mtime)}), so nothing could be newer: give it "
@@ -101,7 +107,7 @@ def future_files(places: Iterable[str]) -> list[str]:
     return sorted(set(found))
 
 
-def _no_file(path: str) -> str:
+def _no_file(path: str, listings: dict[str, dict[str, list[str]]]) -> str:
     seen_from = f"(looked from {os.getcwd()})"
     try:
         kind = os.lstat(path).st_mode
@@ -110,12 +116,68 @@ def _no_file(path: str) -> str:
     except FileNotFoundError:
         if os.path.islink(path):
             return f"{path!r} is a link to {os.readlink(path)!r}, which does not exist"
-        return f"no such file: {path!r} {seen_from}"
+        return f"no such file: {path!r} {seen_from}{_hint(path, listings)}"
     except OSError as error:
         return f"{path!r} cannot be accessed: {error.strerror} {seen_from}"
     if stat.S_ISDIR(kind):
         return f"no such file: {path!r} is a folder {seen_from}"
     return f"{path!r} is not a regular file (but a pipe, a socket or a device)"
+
+
+def _hint(path: str, listings: dict[str, dict[str, list[str]]]) -> str:
+    """What a path that leads to nothing may mean, as the end of a message; empty if there is no guess."""
+    slashed, normal = path.replace("\\", "/"), os.path.normpath(path)
+    if path.lower().startswith("file://"):
+        return ". Write the path alone, without file://"
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
+        return ". It is an address: copy the picture to this machine, and write the path of the copy"
+    if re.match(r"[A-Za-z]:[/\\]|\\\\", path) or (slashed != path and os.path.exists(slashed)):
+        return ". It is a path of Windows: write it as on this machine, with / between the folders"
+    if re.match(r"~|\$\w|%\w+%", path):
+        return ". Write the path in full: ~ and variables are not replaced"
+    if path.strip() != path and os.path.exists(path.strip()):
+        return f". There is {path.strip()!r}: remove the blanks around it"
+    if ".." in path and os.path.exists(normal):
+        return f". There is {normal!r}, but after a link, .. is the folder above the one that it leads to"
+    if not path or not (found := _alike(path := plain(path), listings)):
+        return ""
+    if unicodedata.normalize("NFC", found) != unicodedata.normalize("NFC", path):
+        return f". There is {found!r}: upper and lower case differ, or characters that look alike"
+    # It may be a folder's name that has another form.
+    parts = zip(re.finditer(r"[^/]+", found), re.finditer(r"[^/]+", path), strict=True)
+    names = [(found[: old.end()], path[: new.end()]) for old, new in parts]
+    old, new = map(shlex.quote, next((pair for pair in names if not os.path.lexists(pair[1])), names[-1]))
+    return (
+        ". There is a file of the same name in another Unicode form, which stores letters with accents otherwise, as "
+        f"macOS does. Rename it by this command: mv {old} {new}"
+    )
+
+
+def _alike(path: str, listings: dict[str, dict[str, list[str]]]) -> str:
+    """A path that exists and looks like another, which differs in Unicode form or in case; empty if there is none.
+
+    Args:
+        path: that does not exist.
+        listings: the names in each folder that was looked at, by what they look like; it is filled.
+    """
+    found = ["/" if path.startswith("/") else ""]
+    for part in re.findall(r"[^/]+", path):
+        longer = []
+        for folder in found:
+            if folder not in listings:
+                listings[folder] = {}
+                with contextlib.suppress(OSError):
+                    for name in sorted(os.listdir(folder or ".")):
+                        listings[folder].setdefault(_look(name), []).append(name)
+            names = [part] if part in (".", "..") else listings[folder].get(_look(part), [])
+            longer += [os.path.join(folder, name) for name in sorted(names, key=lambda name: name != part)]
+        found = longer
+    same = [each for each in found if unicodedata.normalize("NFC", each) == unicodedata.normalize("NFC", path)]
+    return next(iter(same or found), "")
+
+
+def _look(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def _date(seconds: float) -> str:
