@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from gpi_latents.errors import InputError
-from gpi_latents.recipe import recipe
+from gpi_latents.recipe import SETTINGS, recipe
 from gpi_latents.study.settings import load_config
 from gpi_latents.study.sheet import index_table, read_items
 from helpers.sheets import read, refused
@@ -42,14 +42,31 @@ def test_ids_are_by_default_the_file_names_of_the_images():
 
 
 def test_a_row_overrides_the_config_and_a_blank_cell_does_not():
-    text = "image,prompt,strength,seed,num_inference_steps\na.png,x, 0.5 ,18446744073709551615,20.0\nb.png,y,, ,\n"
+    text = "image,prompt,strength,seed,num_inference_steps\na.png,x, 0.5 ,4294967295,20.0\nb.png,y,, ,\n"
     items = read(text, strength=0.25, seed=7, num_inference_steps=30, negative_prompt="grey")
     assert items["strength"].tolist() == [0.5, 0.25]
-    assert items["seed"].tolist() == [2**64 - 1, 7]
+    assert items["seed"].tolist() == [2**32 - 1, 7]
     assert items["num_inference_steps"].tolist() == [20, 30]
     assert items["negative_prompt"].tolist() == ["grey", "grey"]
     assert {type(value) for value in items["strength"]} == {float}
     assert {type(value) for value in [*items["seed"], *items["num_inference_steps"]]} == {int}
+
+
+@pytest.mark.parametrize("cell", ["NA", " NA ", "N/A", "NaN", "nan", "<NA>", "NULL", "", " "])
+def test_a_missing_setting_takes_the_configs_value(cell):
+    Path("NA.png").touch()
+    columns = ",".join(SETTINGS)
+    items = read(f"id,image,prompt,{columns}\nNA,NA.png,NA{f',{cell}' * 5}\n", negative_prompt="grey", seed=3)
+    assert items[SETTINGS].to_numpy().tolist() == [["grey", 0.0, 7.5, 50, 3]]
+    assert items[["id", "image", "prompt"]].to_numpy().tolist() == [["NA", "NA.png", "NA"]]
+
+
+@pytest.mark.fault("sheet")
+def test_a_prompt_may_be_blank_but_not_missing_where_it_plays_a_part():
+    text = "id,image,prompt,strength\na,a.png,,0.5\nb,a.png, ,0.5\nc,a.png,NA,0\nd,a.png,NA,\ne,a.png,NAB,1\n"
+    assert read(text)["prompt"].tolist() == ["", " ", "NA", "NA", "NAB"]
+    message = refused(text, strength=0.5)
+    assert "has 1 error:\n  - row 5, column prompt: 'NA' stands for a missing value: write the prompt, or" in message
 
 
 def test_the_index_table_shows_the_settings_that_have_an_effect_then_your_columns():
@@ -93,15 +110,23 @@ def test_the_index_table_shows_the_settings_that_have_an_effect_then_your_column
         ("image,prompt,num_inference_steps\na.png,x,2.5\n", ["num_inference_steps: 2.5 is not a whole number"]),
         ("image,prompt,guidance_scale\na.png,x,-1\n", ["column guidance_scale: -1.0 must be at least 0"]),
         ("image,prompt,seed\na.png,x,-1\n", ["row 2, column seed: -1 must be at least 0"]),
-        (f"image,prompt,seed\na.png,x,{2**64}\n", [f"column seed: {2**64} must be at most 18446744073709551615"]),
+        (f"image,prompt,seed\na.png,x,{2**32}\n", [f"column seed: {2**32} must be at most 4294967295"]),
         (f"image,prompt,seed\na.png,x,{'1' * 5000}\n", ["column seed: '1111", "is too large"]),
         ("image,prompt\n", ["has a header but no rows"]),
         ("image,prompt\n\n,\n", ["has a header but no rows"]),
         ("", ["is empty"]),
-        ("image;prompt\na.png;x\n", ["separated by ';', not by commas"]),
-        ("image;prompt;strength\na.png;a, b;0,5\n", ["separated by ';', not by commas"]),
-        ("image\tprompt\na.png\tx\n", [r"separated by '\t', not by commas"]),
-        ("image|prompt\na.png|x\n", ["separated by '|', not by commas"]),
+        ("image;Prompt;Y\na.png;x;1,5\n", ["unknown column 'Prompt': did you mean 'prompt'?"]),
+        ("image|prompt\na.png|x\n", ["separated by '|': save it again as CSV with commas, semicolons or tabs"]),
+        ("sep=|\nimage|prompt\na.png|x\n", ["separated by '|': save it again as CSV"]),
+        ("sep=;\n", ["is empty"]),
+        (",image,prompt\nu,a.png,x\nu,b.png,y\n", ["column 1 has no name"]),
+        (",image,prompt\n1,a.png,x\n,b.png,y\n", ["column 1 has no name"]),
+        ('image;prompt\na.png;"x\n', ["a text with a semicolon or a newline needs double quotes"]),
+        (
+            "image;prompt\n1;a.png;x\n2;b.png;y\n",
+            ["row 3: 3 cells, the header", "write.table", "row.names=FALSE"],
+        ),
+        ("image,prompt,strength\na.png, N/A ,0.5\n", ["row 2, column prompt: ' N/A ' stands for a missing"]),
         ("image,prompt\na.png,x,y\nb.png\n", ["row 2: 3 cells, the header has 2", "row 3: 1 cells, the header has 2"]),
         ('image,prompt\na.png,"x\n', ["is not a regular CSV file (unexpected end of data)"]),
         ('image,prompt\na.png,"x" y\n', ["is not a regular CSV file", "a quote in it is doubled"]),
@@ -124,7 +149,7 @@ def test_a_bad_sheet_is_refused_with_row_and_column(text, problems):
         ("strength", "0,5", "'0,5' is not a number; decimals are written with a point"),
         ("strength", "inf", "'inf' is not a number"),
         ("strength", "-inf", "'-inf' is not a number"),
-        ("strength", "NaN", "'NaN' is not a number"),
+        ("strength", "none", "'none' is not a number"),
         ("guidance_scale", "1e400", "'1e400' is too large"),
         ("guidance_scale", "1_000", "is not a number"),
         ("guidance_scale", "٣", "is not a number"),
@@ -143,6 +168,8 @@ def test_a_bad_sheet_is_refused_with_row_and_column(text, problems):
         ("id", "x" * 129, "at most 128 characters"),
         ("image", "photos/{a}.png", "without braces"),
         ("image", "photos/a\tb.png", "is not a valid text"),
+        ("image", "<logs>/a.png", "'<logs>/a.png' is not a valid text. Path of the picture"),
+        ("image", "photos/a<x_1>.png", "words in angle brackets such as `<logs>`, which Snakemake would replace"),
     ],
 )
 def test_a_cell_that_cannot_be_is_refused_by_row_and_column(column, value, problem):
@@ -157,7 +184,8 @@ def test_a_cell_that_cannot_be_is_refused_by_row_and_column(column, value, probl
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("image,prompt\n".encode("utf-16"), "is not UTF-8 (line 1)"),
+        ("image,prompt\n".encode("utf-16"), "has a header but no rows"),
+        ("image,prompt\n".encode("utf-16-le"), "line 1 has a NUL byte"),
         ("image,prompt\na.png,x\nb.png,café\n".encode("latin-1"), "is not UTF-8 (line 3)"),
         ("\n\n\n", "has no header in row 1"),
         (b"PK\x03\x04" + bytes(100), "has a NUL byte"),

@@ -89,6 +89,30 @@ def test_check_lists_all_bad_pictures_at_once_and_needs_no_model(study):
     assert not list((study.folder / "results").rglob("*.pt"))
 
 
+@pytest.mark.fault("picture")
+def test_a_path_leads_where_the_system_means_and_a_sheet_of_excel_gives_its_numbers(study):
+    """Behind a link, `..` is not the folder that the path begins in; Snakemake would replace `<logs>`, not `<Logs>`."""
+    pictures = {"meant": "far/a.png", "other": "a.png", "angles": "<Logs> a<b/<0>.png", "dash": "-a.png"}
+    for seed, path in enumerate(pictures.values()):
+        draw(study.folder / path, seed=seed)
+    (study.folder / "far/inner").mkdir()
+    (study.folder / "photos").symlink_to("far/inner")
+    pictures |= {"linked": ".//photos/../a.png"}
+    rows = "".join(f"{name};{path};red;0,5;{number},5\r\n" for number, (name, path) in enumerate(pictures.items()))
+    sheet = f"sep=;\r\nid;image;prompt;strength;outcome\r\n{rows}"
+    (study.folder / "config/items.csv").write_bytes(sheet.encode("utf-8-sig"))
+    study.config(num_inference_steps=2)
+    study.run()
+    digests = study.digests()
+    assert digests["linked"] == digests["meant"]
+    assert len(set(digests.values())) == 4
+    index = study.index()
+    assert index["image"].tolist() == list(pictures.values())
+    assert index["strength"].tolist() == ["0.5"] * 5
+    assert index["outcome"].tolist() == ["0.5", "1.5", "2.5", "3.5", "4.5"]
+    assert study.plan() == set()
+
+
 HOSTILE = [
     "$(touch owned).png",
     "`touch owned`.png",

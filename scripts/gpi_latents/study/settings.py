@@ -18,14 +18,15 @@ from pydantic_core import ErrorDetails
 from gpi_latents.errors import InputError, error_list
 from gpi_latents.files import file_problems
 from gpi_latents.model.family import family_problem, model_files, model_id_problem
-from gpi_latents.plan import NUMBER
+from gpi_latents.plan import MISSING, NUMBER
 from gpi_latents.recipe import SETTINGS, steps_problem
 
 # Strict: true is no number, and 5 is no text. \Z and not $, which also matches before a newline at the end.
 RULES = ConfigDict(
     strict=True, allow_inf_nan=False, extra="forbid", regex_engine="python-re", use_attribute_docstrings=True
 )
-BELOW_STUDY = r"^(?![/~])(?!(.*/)?\.\.?(/|$))[^{}\x00-\x1f]+"
+PATHVAR = r"<[a-z][a-z0-9_]*>"  # in a path, Snakemake replaces it
+BELOW_STUDY = rf"^(?![/~])(?!(.*/)?\.\.?(/|$))(?!.*{PATHVAR})[^{{}}\x00-\x1f]+"
 FILE_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z"
 
 # These draw noise in each step, so that the latent depends on more than the noise that it started from.
@@ -127,8 +128,9 @@ class Item(BaseModel):
     id: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
     """Name of the item and of its files, by default the image's file name without its suffix; letters, digits, `.`, `_`
     and `-`, not starting with `.`, at most 128 characters. No two may be the same or differ only in case."""
-    image: str = Field(min_length=1, pattern=r"^[^{}\x00-\x1f\x7f]+\Z")
-    """Path of the picture, relative to the working directory or absolute, without braces."""
+    image: str = Field(min_length=1, pattern=rf"^(?!.*{PATHVAR})[^{{}}\x00-\x1f\x7f]+\Z")
+    """Path of the picture, relative to the working directory or absolute, without braces and without words in angle
+    brackets such as `<logs>`, which Snakemake would replace."""
     prompt: str = Field(max_length=10000)
     """Text for the model, used when strength is above 0."""
 
@@ -202,8 +204,8 @@ def checked(name: str, value: Any) -> tuple[Any, str]:
 
 
 def parse_cell(column: str, text: str, default: Any) -> tuple[Any, str]:
-    """A cell's value, and what is wrong with it (empty if nothing is); a blank setting takes the default."""
-    if column in SETTINGS and not text.strip():
+    """A cell's value, and what is wrong with it (empty if nothing is); a `MISSING` setting takes the default."""
+    if column in SETTINGS and text.strip() in MISSING:
         return default, ""
     if COLUMNS[column].annotation not in (int, float):
         return checked(column, text)
@@ -238,12 +240,13 @@ def _combined_problems(config: Mapping[str, Any]) -> list[str]:
     taken = [os.path.normpath(config[key]) for key in ("output_hidden_dir", "output_image_dir") if config[key]]
     if os.path.dirname(os.path.normpath(config["stacked"])) in taken:
         problems.append("key stacked: it would be among the items' own files: put it into another folder")
-    if problem := model_id_problem(config["model_id"]):
-        problems.append(f"key model_id: {problem}")
-    if str(config["vae_id"]).endswith(".safetensors"):
-        problems.append("key vae_id: a single file has no config: name a folder in diffusers' layout or an id")
-    elif problem := model_id_problem(config["vae_id"]):
-        problems.append(f"key vae_id: {problem}")
+    for key in ("model_id", "vae_id"):
+        if found := re.search(PATHVAR, str(config[key])):
+            problems.append(f"key {key}: Snakemake would replace {found.group()!r} in a path: give it another name")
+        elif key == "vae_id" and str(config[key]).endswith(".safetensors"):
+            problems.append("key vae_id: a single file has no config: name a folder in diffusers' layout or an id")
+        elif problem := model_id_problem(config[key]):
+            problems.append(f"key {key}: {problem}")
     is_local = config["model_id"] != "demo" and os.path.exists(config["model_id"])
     if is_local and os.path.isdir(config["model_id"]) and (problem := family_problem(config["model_id"])):
         problems.append(f"key model_id: {problem}")

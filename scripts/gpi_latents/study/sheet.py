@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -14,12 +12,13 @@ import pandas as pd
 
 from gpi_latents.errors import InputError, error_list
 from gpi_latents.files import file_problems
-from gpi_latents.plan import PLAN_COLUMNS
+from gpi_latents.plan import MISSING, RESULT_COLUMNS
 from gpi_latents.recipe import SETTINGS, steps_problem
 from gpi_latents.study.settings import COLUMNS, parse_cell, suggestion
+from gpi_latents.study.table import GROUPED, SEPARATORS, decimal_points, read_cells, surplus_columns
 
 # Columns that the index table and the plan add, so a sheet cannot have them.
-RESERVED = ["row", "sha256", *PLAN_COLUMNS]
+RESERVED = ["row", "sheet_row", *RESULT_COLUMNS]
 
 
 def read_items(config: Mapping[str, Any], check_images: bool = True) -> pd.DataFrame:
@@ -32,6 +31,8 @@ def read_items(config: Mapping[str, Any], check_images: bool = True) -> pd.DataF
     Returns:
         One row per item in sheet order, labelled by its row in the sheet (the header is row 1): `id`, `image`,
         `prompt`, the `SETTINGS` with the config's values where the sheet has none, then the carried columns as text.
+        Its `attrs["notes"]` are sentences, for the user, on what was read otherwise than it is written: separators,
+        columns that are left out, decimal commas.
 
     Raises:
         InputError: naming the file and, for the first 20 problems, row and column.
@@ -58,7 +59,9 @@ def read_items(config: Mapping[str, Any], check_images: bool = True) -> pd.DataF
             for row, column in sorted(problems, key=lambda cell: (cell[0], order.get(cell[1], -1)))
         ]
         raise InputError(error_list(f"The sheet {path} (its header is row 1)", lines))
-    return pd.concat([items, sheet[[name for name in sheet if name not in COLUMNS]]], axis=1)
+    items = pd.concat([items, sheet[[name for name in sheet if name not in COLUMNS]]], axis=1)
+    items.attrs["notes"] = sheet.attrs["notes"]
+    return items
 
 
 def index_table(items: pd.DataFrame, recipes: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -81,65 +84,50 @@ def index_table(items: pd.DataFrame, recipes: Iterable[Mapping[str, Any]]) -> pd
 
 
 def _read_csv(path: str) -> pd.DataFrame:
-    """The sheet with every cell as its text, labelled by row (the header is row 1)."""
-    text = _read_text(path)
-    try:
-        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    except ValueError:
-        raise InputError(f"The sheet {path} is empty: it needs a header and at least one row") from None
-    except csv.Error as error:
-        raise InputError(
-            f"The sheet {path} is not a regular CSV file ({error}): "
-            'a text with a comma or a newline needs double quotes around it, and a quote in it is doubled ("")'
-        ) from None
-    if not any(header):
-        raise InputError(f"The sheet {path} has no header in row 1")
-    _check_header(path, header)
-    cells = {row: each for row, each in enumerate(rows, start=2) if any(each)}
+    """The sheet with every cell as its text, labelled by row (the header is row 1); notes and separator are attrs."""
+    header, rows, separator = read_cells(path, COLUMNS)
+    surplus, notes = surplus_columns(header, rows)
+    _check_header(path, header, surplus)
+    names, *cells = [
+        [cell for place, cell in enumerate(each) if place not in surplus] for each in [header, *rows.values()]
+    ]
     if lines := [
         f"row {row}: {len(each)} cells, the header has {len(header)}"
-        for row, each in cells.items()
-        if len(each) != len(header)
+        for (row, each), kept in zip(rows.items(), cells, strict=True)
+        if len(kept) != len(names)
     ]:
-        raise InputError(error_list(f"The sheet {path}", lines))
-    if not cells:
+        message = error_list(f"The sheet {path}", lines)
+        if all(len(each) == len(header) + 1 for each in rows.values()):
+            message += "\nIf it is R's write.table that leaves out the name of the row numbers: use row.names=FALSE"
+        raise InputError(message)
+    if not rows:
         raise InputError(f"The sheet {path} has a header but no rows")
-    return pd.DataFrame(list(cells.values()), index=list(cells), columns=header, dtype=object)
+    table = pd.DataFrame(cells, index=list(rows), columns=names, dtype=object)
+    if separator != ",":
+        notes.insert(0, f"it is separated by {SEPARATORS[separator]}s")
+        for name in names:
+            if name not in COLUMNS or COLUMNS[name].annotation in (int, float):
+                table[name], note = decimal_points(name, table[name].tolist(), is_setting=name in COLUMNS)
+                notes += [note] if note else []
+    table.attrs |= {"notes": [f"The sheet {path}: {note}" for note in notes], "separator": separator}
+    return table
 
 
-def _read_text(path: str) -> str:
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(
-            f"No sheet at {path} (looked from {os.getcwd()}): name yours by the config key items"
-        ) from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"The sheet {path} is not UTF-8 (line {line}): save it again as 'CSV UTF-8'") from None
-    except OSError as error:
-        raise InputError(f"The sheet {path} cannot be read: {error.strerror}") from None
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise InputError(f"The sheet {path} is not a CSV file: line {line} has a NUL byte")
-    return text
-
-
-def _check_header(path: str, header: list[str]) -> None:
-    if len(header) == 1 and (found := re.search(r"[;\t|]", header[0])):
-        raise InputError(
-            f"The sheet {path} is separated by {found.group()!r}, not by commas: save it again as CSV with commas"
-        )
+def _check_header(path: str, header: list[str], surplus: set[int]) -> None:
     problems = []
-    for name in dict.fromkeys(header):
-        if header.count(name) > 1:
-            problems.append(f"column {name!r} appears {header.count(name)} times")
+    names = [name for place, name in enumerate(header) if place not in surplus]
+    for name in filter(str.strip, dict.fromkeys(names)):
+        if names.count(name) > 1:
+            problems.append(f"column {name!r} appears {names.count(name)} times")
         if name in RESERVED:
             problems.append(f"column {name!r} has a name that the index table needs for itself: give it another")
         elif name not in COLUMNS and (near := suggestion(name, COLUMNS, cutoff=0.85)):
             problems.append(f"unknown column {name!r}{near} If it is a variable of your own, give it another name")
-        elif name.strip() == "":
-            problems.append(f"column {header.index(name) + 1} has no name")
+    problems += [
+        f"column {place + 1} has no name"
+        for place, name in enumerate(header)
+        if place not in surplus and not name.strip()
+    ]
     problems += [f"column {name!r} is missing" for name in ("image", "prompt") if name not in header]
     if problems:
         raise InputError(error_list(f"The header of the sheet {path}", problems))
@@ -162,7 +150,11 @@ def _parse(sheet: pd.DataFrame, config: Mapping[str, Any], problems: dict[tuple[
             continue
         parsed = {text: parse_cell(name, text, config.get(name)) for text in sheet[name].unique()}
         columns[name] = [parsed[text][0] for text in sheet[name]]
-        if bad := {text: problem for text, (_, problem) in parsed.items() if problem}:
+        bad = {text: problem for text, (_, problem) in parsed.items() if problem}
+        if COLUMNS[name].annotation is int and sheet.attrs["separator"] != ",":  # there 1.000 may be a thousand
+            doubtful = [text for text in parsed if re.fullmatch(GROUPED, text.strip(), re.ASCII)]
+            bad |= {text: f"{text!r} may be thousands: write the number without points and commas" for text in doubtful}
+        if bad:
             problems |= {(row, name): bad[text] for row, text in sheet[name].items() if text in bad}
     return pd.DataFrame(columns, index=sheet.index, dtype=object)
 
@@ -178,10 +170,15 @@ def _check_rows(items: pd.DataFrame, problems: dict[tuple[int, str], str]) -> No
             other = items["id"][earlier]
             problem = f"{item_id!r} and {other!r} of row {earlier} differ only in case, and some disks ignore case"
             problems.setdefault((row, "id"), problem)
-    for row, strength, steps in zip(items.index, items["strength"], items["num_inference_steps"], strict=True):
-        is_right = {(row, "strength"), (row, "num_inference_steps")}.isdisjoint(problems)
-        if is_right and (problem := steps_problem(strength, steps)):
+    columns = items[["prompt", "strength", "num_inference_steps"]]
+    for row, prompt, strength, steps in columns.itertuples(name=None):
+        if (row, "strength") in problems:
+            continue
+        if (row, "num_inference_steps") not in problems and (problem := steps_problem(strength, steps)):
             problems[row, "strength"] = problem
+        if strength > 0 and prompt.strip() in MISSING - {""}:
+            problem = f"{prompt!r} stands for a missing value: write the prompt, or leave the cell empty for none"
+            problems.setdefault((row, "prompt"), problem)
 
 
 def _check_folders(config: Mapping[str, Any], own_files: Iterable[str]) -> None:
