@@ -197,8 +197,8 @@ def test_failed_items_are_listed_with_reasons_and_the_rest_is_counted():
         "  - row 3, p1: p.png: the picture is empty",
         "2 of 4 items were not reached: run again for them.",
     ]
-    table = pd.read_csv("logs/failed.csv").to_dict("records")
-    assert table == [{"row": 3, "id": "p1", "image": "p.png", "reason": "p.png: the picture is empty"}]
+    table = pd.read_csv("logs/failed.csv").to_dict("records")  # row is the tensor's, in the index table
+    assert table == [{"sheet_row": 3, "id": "p1", "image": "p.png", "reason": "p.png: the picture is empty"}]
 
 
 def test_of_many_failed_items_twenty_are_shown_and_all_are_in_the_table():
