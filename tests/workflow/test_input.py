@@ -81,8 +81,8 @@ def test_check_lists_all_bad_pictures_at_once_and_needs_no_model(study):
     for row, reason in enumerate(["truncated|broken|cut|image file", "empty", "not a picture", "178 million"], start=3):
         assert re.search(rf"- row {row}, p{row - 2}: [^-]*({reason})", run.text), (row, reason, run.output)
     table = pd.read_csv(study.folder / "results/check.csv")
-    assert table.columns.tolist() == ["row", "id", "image", "reason"]
-    assert table["row"].tolist() == [3, 4, 5, 6]
+    assert table.columns.tolist() == ["sheet_row", "id", "image", "problem", "notes"]
+    assert table.loc[table["problem"].notna(), "sheet_row"].tolist() == [3, 4, 5, 6]
     for number in range(1, 5):
         (photos / f"p{number}.png").write_bytes(whole)
     assert "All 7 pictures can be read." in study.run("check").text
