@@ -91,6 +91,16 @@ def test_grey_of_16_bits_keeps_them_until_its_profile_is_applied(tmp_path, gamma
 
 
 @pytest.mark.fault("picture")
+def test_colours_of_16_bits_are_off_by_less_than_a_level_on_average(tmp_path):
+    """Pillow keeps 8 of the 16 bits; it is worst for linear light, whose darkest steps are far apart."""
+    light = np.where(CUBE <= 10, CUBE / 255 / 12.92, ((CUBE / 255 + 0.055) / 1.055) ** 2.4)
+    write_png(tmp_path / "p.png", (light * 65535).round().astype(int), 16, iccp(rgb_profile(1.0)))
+    assert errors(tmp_path / "p.png", CUBE).mean() < 1
+    write_png(tmp_path / "srgb.png", CUBE.astype(int) * 257, 16)
+    assert errors(tmp_path / "srgb.png", CUBE).max() == 0
+
+
+@pytest.mark.fault("picture")
 def test_a_grey_picture_may_have_a_profile_of_rgb(tmp_path):
     Image.fromarray(RAMP).save(tmp_path / "8.png", icc_profile=rgb_profile(1.8))
     Image.fromarray(RAMP_16).save(tmp_path / "16.png", icc_profile=rgb_profile(1.8))

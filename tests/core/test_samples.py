@@ -150,6 +150,16 @@ def test_planes_are_read_rightly_or_refused(tmp_path, dtype, compression):
 
 
 @pytest.mark.fault("picture")
+@pytest.mark.parametrize("most", [255, 65535])
+def test_a_palette_may_be_of_8_bits_though_16_are_due(tmp_path, most):
+    """Some programs write so; libtiff, and so most viewers, take a palette without any value above 255 for that."""
+    palette = np.stack([np.arange(256), np.arange(256)[::-1], np.full(256, 100)]) * (most // 255)
+    tifffile.imwrite(tmp_path / "p.tiff", GREYS.astype(np.uint8), photometric="palette", colormap=palette.astype("u2"))
+    expected = np.stack([GREYS, 255 - GREYS, np.full_like(GREYS, 100)], axis=-1)
+    assert np.array_equal(shown(tmp_path / "p.tiff"), expected)
+
+
+@pytest.mark.fault("picture")
 def test_lab_of_a_tiff_is_what_the_formulas_say(tmp_path):
     lab = np.stack(np.meshgrid([40, 50, 60], [-20, 0, 20], [-20, 0, 20], indexing="ij"), axis=-1).reshape(1, -1, 3)
     stored = (lab * (2.55, 1, 1)).round().astype(int).astype(np.uint8)  # a and b as signed numbers

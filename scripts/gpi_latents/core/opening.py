@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImagePalette, TiffImagePlugin, UnidentifiedImageError
 
 from gpi_latents.errors import ItemError
 from gpi_latents.joblog import DOUBTFUL
@@ -34,7 +34,7 @@ RAW_SUFFIXES = frozenset(
 )
 EXPORT = "export it as PNG, TIFF or JPEG with the program that you view it with"
 ORIENTATION = 0x0112
-BITS, PHOTOMETRIC, SAMPLES, PLANAR, SAMPLE_FORMAT = 258, 262, 277, 284, 339  # tags of TIFF
+BITS, PHOTOMETRIC, SAMPLES, PLANAR, COLORMAP, SAMPLE_FORMAT = 258, 262, 277, 284, 320, 339  # tags of TIFF
 NEW_SUBFILE_TYPE, SUBFILE_TYPE, SMIN, SMAX, DNG_VERSION = 254, 255, 340, 341, 50706
 SIGNED = 2  # a value of SAMPLE_FORMAT
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -167,6 +167,8 @@ def _look_up(opened: Opened, tags: Any) -> None:
         picture.tile = [
             tile._replace(args=(re.sub("B(.)$", r"N\1", tile[3][0]), *tile[3][1:])) for tile in picture.tile
         ]
+    if picture.mode in ("P", "PA") and max(tags[COLORMAP]) < 256:  # of 8 bits, where 16 are due
+        picture.palette = ImagePalette.raw("RGB;L", bytes(tags[COLORMAP]))
     if picture.mode == "L" and opened.bits == 8:
         opened.is_signed = SIGNED in tags.get(SAMPLE_FORMAT, ())
     opened.white_is_zero = is_inverted and picture.mode.startswith(("I", "F"))
