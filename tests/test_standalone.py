@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import gpi_latents
@@ -14,6 +15,7 @@ from diffusers import DDIMScheduler, StableDiffusionXLImg2ImgPipeline
 from gpi_latents import extract_images, paths
 from gpi_latents.core.diffusion import Model, same_bits
 from gpi_latents.errors import ItemError
+from gpi_latents.origin import read_origin
 from gpi_latents.paths import DEMO_MODEL
 from gpi_latents.resident.engine import Engine, Request
 from gpi_latents.study.settings import load_config
@@ -51,7 +53,7 @@ def test_the_example_of_the_references_documentation_works(pictures, tmp_path):
     assert sizes == [(64, 64), (104, 64), (512, 256)]
 
 
-def test_its_files_are_those_of_the_workflow(pictures, tmp_path, monkeypatch):
+def test_its_latents_are_those_of_the_workflow(pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("results").mkdir()
     Path(paths.MODEL).write_text(demo_model())
@@ -61,7 +63,8 @@ def test_its_files_are_those_of_the_workflow(pictures, tmp_path, monkeypatch):
     made = extract_images(pictures, "a red circle", tmp_path / "function", model_id="demo", **settings)
     for picture, path in zip(pictures, made, strict=True):
         engine.extract(Request(str(picture), RECIPE | contain | settings | {"scheduler": "auto"}, "a.pt"))
-        assert path.read_bytes() == Path("a.pt").read_bytes()
+        assert torch.equal(*read([path, Path("a.pt")]))
+        assert read_origin(path) == replace(read_origin("a.pt"), model_sha256="")
 
 
 def test_no_module_takes_the_name_of_a_public_function():

@@ -117,8 +117,8 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(demo_model,
 def test_every_step_is_announced_and_can_end_the_item(demo_model):
     steps = []
     recipe = edited(0.5, num_inference_steps=8)
-    picture, notes = demo_model.prepare(Image.new("RGB", (100, 50)), recipe)
-    assert notes == ["picture 100 x 50 RGB", "resized to 64 x 32", "reflected to 64 x 64"]
+    picture, handling = demo_model.prepare(Image.new("RGB", (100, 50)), recipe)
+    assert handling.done == ["picture 100 x 50 RGB", "resized to 64 x 32", "reflected to 64 x 64"]
     demo_model.latent(picture, recipe, lambda: steps.append(1))
     assert len(steps) == 4
 
