@@ -107,6 +107,7 @@ def test_a_value_of_the_wrong_kind_is_refused_by_its_key(key):
         ({"prefix_hidden": "a/b"}, "key prefix_hidden: 'a/b' is not a valid text"),
         ({"prefix_hidden": "a\n"}, r"key prefix_hidden: 'a\n' is not a valid text"),
         ({"save_name": "x" * 65}, "key save_name: "),
+        ({"stacked": "-R/all.pt"}, "below the working directory, not beginning with `-`"),
         ({"stacked": "results/latents.csv"}, "key stacked: 'results/latents.csv' is not a valid text"),
         ({"stacked": "results/hidden/hidden_a.pt"}, "key stacked: it would be among the items' own files"),
         ({"stacked": "results//images/a.npy"}, "key stacked: it would be among the items' own files"),

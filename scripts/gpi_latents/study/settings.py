@@ -105,9 +105,9 @@ class Config(BaseModel):
     """Latents are named `{prefix_hidden}_{id}.pt`."""
     save_name: str = Field("gen", pattern=FILE_NAME)
     """Decoded pictures are named `{save_name}_{id}.png`."""
-    stacked: str = Field("results/latents.pt", pattern=BELOW_STUDY + r"\.(pt|npy|safetensors)\Z")
-    """The tensor of all latents, below the working directory; the suffix `.pt`, `.npy` or `.safetensors` chooses the
-    format."""
+    stacked: str = Field("results/latents.pt", pattern="^(?!-)" + BELOW_STUDY + r"\.(pt|npy|safetensors)\Z")
+    """The tensor of all latents, below the working directory, not beginning with `-`; the suffix `.pt`, `.npy` or
+    `.safetensors` chooses the format."""
     report: bool = True
     """Whether `results/report.html` and its figures are made."""
     report_color: str | None = Field(None, min_length=1)
