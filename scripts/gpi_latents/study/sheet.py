@@ -99,8 +99,8 @@ def _read_csv(path: str) -> pd.DataFrame:
         message = error_list(f"The sheet {path}", lines)
         if all(len(each) == len(header) + 1 for each in rows.values()):
             message += (
-                "\nNumbers with decimal commas need another separator or double quotes. If R's write.table left out the "
-                "name of the row numbers, use row.names=FALSE"
+                "\nNumbers with decimal commas need another separator or double quotes. If R's write.table left out "
+                "the name of the row numbers, use row.names=FALSE"
             )
         raise InputError(message)
     if not rows:
