@@ -14,6 +14,7 @@ from gpi_latents.joblog import DOUBTFUL
 LITTLE_USED = f"{DOUBTFUL}less than a quarter of the range of its values is used: scale them before"
 STRETCHED = f"{DOUBTFUL}its SMinSampleValue and SMaxSampleValue are its own least and greatest value: it is stretched"
 NOT_AS_SAID = f"{DOUBTFUL}values outside of what its SMinSampleValue and SMaxSampleValue say, which are not used"
+NOT_APPLIED = f"{DOUBTFUL}its SMinSampleValue and SMaxSampleValue are not applied to colours with transparency"
 
 
 def grey_values(opened: Opened) -> np.ndarray | None:
@@ -69,20 +70,18 @@ def scaled(values: np.ndarray, opened: Opened, notes: list[str]) -> np.ndarray:
 def colours(opened: Opened, notes: list[str]) -> Image.Image:
     """A picture in colour or of 8 bits, in 8 bits.
 
-    Of colours in 16 bits Pillow keeps the upper 8, less than one level too few; where the file says that white is
-    less than 65535, all 16 are read.
+    Of colours in 16 bits Pillow keeps the upper 8, less than one level too few; where the file gives them another range
+    than 0 to 65535, all 16 are read.
     """
     picture = opened.picture
     if opened.bits != 16 or picture.mode not in ("L", "RGB", "RGBA"):
         return picture
-    if picture.mode != "L" and opened.high is not None and opened.path is not None:
-        bands = len(picture.getbands())
-        values = all_16_bits(opened)
-        shares = scaled(values[..., :3].astype(np.float64), opened, notes)
-        result = Image.fromarray(np.rint(shares * 255).astype(np.uint8))
-        if bands == 4:
-            result.putalpha(picture.getchannel("A"))
-        return result
+    has_own_range = opened.high is not None and (opened.low, opened.high) != (0, 65535)
+    if has_own_range and picture.mode == "RGB" and opened.path is not None:
+        shares = scaled(all_16_bits(opened).astype(np.float64), opened, notes)
+        return Image.fromarray(np.rint(shares * 255).astype(np.uint8))
+    if has_own_range:
+        notes.append(NOT_APPLIED)
     upper = np.asarray(picture) if picture.mode == "L" else np.asarray(picture)[..., :3]
     if int(upper.max()) - int(upper.min()) < 64:
         notes.append(LITTLE_USED)
@@ -91,10 +90,10 @@ def colours(opened: Opened, notes: list[str]) -> Image.Image:
 
 
 def all_16_bits(opened: Opened) -> np.ndarray:
-    """The values of a picture in RGB or RGBA of 16 bits, of which Pillow gives the upper 8.
+    """The values of a picture in RGB of 16 bits, of which Pillow gives the upper 8.
 
     Returns:
-        (height, width, bands), uint16.
+        (height, width, 3), uint16.
     """
     assert opened.path is not None
     with Image.open(opened.path) as again:
