@@ -9,6 +9,7 @@ import subprocess
 import time
 import unicodedata
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from gpi_latents.files import (
@@ -35,17 +36,18 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
     assert os.listdir() == ["a.json"]
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(monkeypatch):
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     write_whole("a.json", b"old")
 
-    def half(path: Path, content: bytes) -> None:
-        with open(path, "wb") as file:
-            file.write(content[:1])
-        raise OSError(28, "No space left on device")
+    def full(*_: Path | str) -> BinaryIO:
+        return open("/dev/full", "wb", buffering=0)
 
-    monkeypatch.setattr(Path, "write_bytes", half)
+    Path(".a.json.0.tmp").touch()
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OSError, match=r"^a\.json cannot be written: No space left on device$"):
         write_whole("a.json", b"new")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     assert Path("a.json").read_bytes() == b"old"
     assert os.listdir() == ["a.json"]
 
@@ -65,6 +67,27 @@ def test_what_a_killed_process_leaves_is_overwritten_by_the_next_and_jobs_of_slu
         write_whole("a.pt", b"x")
     assert used[0] == used[1]
     assert len(set(used)) == 3
+
+
+@pytest.mark.fault("stranger")
+@pytest.mark.parametrize("kind", ["link", "dangling link", "hard link"])
+def test_what_somebody_put_in_a_temporary_files_place_is_not_written_into(kind):
+    """In a folder that a group shares, links to files that only the user may write."""
+    Path("private").write_bytes(b"mine")
+    planted = Path(".a.pt.0.tmp")
+    if kind == "hard link":
+        planted.hardlink_to("private")
+    else:
+        planted.symlink_to("private" if kind == "link" else "new")
+    write_whole("a.pt", b"x")
+    assert not Path("a.pt").is_symlink()
+    assert {path.name: path.read_bytes() for path in Path().iterdir()} == {"private": b"mine", "a.pt": b"x"}
+
+
+def test_what_cannot_be_removed_from_a_temporary_files_place_is_named():
+    Path(".a.pt.0.tmp").mkdir()
+    with pytest.raises(OSError, match=r"^a\.pt cannot be written: .* \(\.a\.pt\.0\.tmp is in the way\)$"):
+        write_whole("a.pt", b"x")
 
 
 @pytest.mark.fault("disk")

@@ -23,16 +23,20 @@ def write_whole(path: str | Path, content: bytes) -> None:
     Raises:
         OSError: naming the file.
     """
-    # The temporary name depends on the file and the Slurm job alone: what a killed process leaves is overwritten at the
-    # next attempt, and two jobs that make the same file do not write into one.
+    # The temporary name depends on the file and the Slurm job alone: what a killed process leaves is removed the next
+    # time, and two jobs that make the same file do not write into one. The file is made anew, since in a folder that a
+    # group shares somebody could have put a link to another's file in its place.
     temporary = Path(path).with_name(f".{Path(path).name}.{os.environ.get('SLURM_JOB_ID', '0')}.tmp")
     try:
-        temporary.write_bytes(content)
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
+            file.write(content)
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise OSError(f"{path} cannot be written: {error.strerror}") from error
+        in_the_way = f" ({temporary} is in the way)" if os.path.lexists(temporary) else ""
+        raise OSError(f"{path} cannot be written: {error.strerror}{in_the_way}") from error
 
 
 def read_text(path: str | Path) -> str:

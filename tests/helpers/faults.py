@@ -10,7 +10,7 @@ import json
 
 from helpers.study import Study, wait_for
 
-SITECUSTOMIZE = """
+SITECUSTOMIZE = '''
 import json, os, pathlib, re, sys, time
 
 points = json.loads(os.environ["GPI_TEST_POINTS"])
@@ -27,15 +27,35 @@ def stop(path, stage):
                 time.sleep(0.02)
 
 
-write_bytes, replace = pathlib.Path.write_bytes, pathlib.Path.replace
+open_, replace = pathlib.Path.open, pathlib.Path.replace
 
 
-def stopping_write(self, content):
+class Stopping:
+    """A file that is open to be written whole, by one call."""
+
+    def __init__(self, file, path):
+        self.file, self.path = file, path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, content):
+        if any(stage == "half" and re.search(pattern, str(self.path)) for pattern, stage in points):
+            self.file.write(content[: len(content) // 2])
+            self.file.flush()
+            stop(self.path, "half")
+            content = content[len(content) // 2 :]
+        return self.file.write(content)
+
+
+def stopping_open(self, mode="r", *arguments, **options):
+    if mode not in ("xb", "wb"):
+        return open_(self, mode, *arguments, **options)
     stop(self, "before")
-    if any(stage == "half" and re.search(pattern, str(self)) for pattern, stage in points):
-        write_bytes(self, content[: len(content) // 2])
-        stop(self, "half")
-    return write_bytes(self, content)
+    return Stopping(open_(self, mode, *arguments, **options), self)
 
 
 def stopping_replace(self, target):
@@ -46,8 +66,8 @@ def stopping_replace(self, target):
 
 
 if any(part.endswith(("resident.py", "stack.py")) for part in sys.orig_argv):
-    pathlib.Path.write_bytes, pathlib.Path.replace = stopping_write, stopping_replace
-"""
+    pathlib.Path.open, pathlib.Path.replace = stopping_open, stopping_replace
+'''
 
 
 class Stop:
