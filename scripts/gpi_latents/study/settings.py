@@ -118,6 +118,9 @@ class Config(BaseModel):
     slow and gives the same numbers."""
     resident_idle_seconds: float = Field(60, ge=1, le=86400)
     """After how many seconds without work the resident model ends by itself; it ends with the run anyway."""
+    item_timeout: float = Field(1800, ge=1, le=604800)
+    """After how many seconds without progress (a picture opened, a denoising step, a latent decoded) an item fails.
+    Loading the model at the start has no limit."""
 
 
 class Item(BaseModel):
