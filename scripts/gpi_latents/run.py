@@ -163,7 +163,8 @@ def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
     failed = failed[failed["reason"] != ""]
     texts = []
     if not os.path.exists(paths.MODEL):
-        texts.append(read_text("logs/model.log"))
+        lines = read_text("logs/model.log").splitlines()
+        texts += [line for line in lines if not line.startswith(joblog.PROGRESS)]
     elif missing.empty and os.path.exists(paths.INDEX):
         # Snakemake removes what a failed job was to make.
         names = [name for name in paths.figures(config) if not os.path.exists(f"results/report/{name}.json")]

@@ -6,7 +6,7 @@ import hashlib
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 REPOSITORY = "someone/tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -15,13 +15,16 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """Serves `folder` as the only commit of `REPOSITORY` while in use as a context.
 
-    With `refuses`, a status and a code, that is the answer to every request for a file. `served` are the files sent.
+    With `refuses`, a status and a code, that is the answer to every request for a file; with `silent`, there is none
+    until the end. `served` are the files sent.
     """
 
-    def __init__(self, folder: Path, refuses: tuple[int, str] | None = None):
+    def __init__(self, folder: Path, refuses: tuple[int, str] | None = None, silent: bool = False):
         self.folder = folder
         self.refuses = refuses
+        self.silent = silent
         self.served: list[str] = []
+        self.ended = Event()
 
     def __enter__(self) -> Hub:
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -32,6 +35,7 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.ended.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -62,6 +66,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.startswith(api):
             siblings = [{"rfilename": name} for name in self.hub.files()]
             self._reply(200, json.dumps({"id": REPOSITORY, "sha": COMMIT, "siblings": siblings}).encode(), {}, send)
+        elif self.hub.silent:
+            self.hub.ended.wait()
         elif self.hub.refuses:
             status, code = self.hub.refuses
             self._reply(status, b"", {"X-Error-Code": code}, send)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+import re
 import shutil
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 from gpi_latents.errors import ModelError
+from gpi_latents.model.hub_client import LogLines
 from gpi_latents.model.source import locate, resolve
+from gpi_latents.recipe import canonical
+from gpi_latents.study.settings import load_config
 from helpers import families
 from helpers.checkpoints import PICKLED, UNET, cached, only_variant, pickle_weights
 from helpers.hub import COMMIT, REPOSITORY
+from helpers.study import ROOT
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 WEIGHTS = {f"{name}.safetensors" for name in PICKLED}
@@ -148,6 +158,54 @@ def test_what_the_hub_refuses_is_said_in_words(built, tmp_path, serve, monkeypat
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries again after some seconds
     with serve(built, refuses=refuses), pytest.raises(ModelError, match=message):
         resolve(**{"model_id": REPOSITORY, "cache_dir": str(tmp_path / "cache")} | given)
+
+
+@pytest.mark.fault("model")
+@pytest.mark.timeout(120)
+def test_a_hub_that_accepts_and_stays_silent_ends_in_a_message(tmp_path):
+    (tmp_path / "config.json").write_text(canonical(load_config({"model_id": REPOSITORY, "cache_dir": "cache"})))
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts for it
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        ran = subprocess.run(
+            [sys.executable, ROOT / "scripts/model.py", "--plan", ".", "--output", "model.json"],
+            cwd=tmp_path,
+            env=os.environ | {"HF_ENDPOINT": address, "HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_OFFLINE": "0"},
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+    assert ran.returncode == 1
+    *_, message = ran.stderr.splitlines()
+    assert re.search(
+        f"could not be downloaded .{address} did not answer within 1 s.*name a folder.*HF_HUB_OFFLINE=1", message
+    )
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.fault("model")
+@pytest.mark.timeout(120)
+def test_a_hub_that_falls_silent_when_files_are_asked_for_ends_in_a_message(built, tmp_path, serve, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries again after some seconds
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    with serve(built, silent=True), pytest.raises(ModelError, match=r"did not answer within 0.2 s.*name a folder"):
+        resolve(REPOSITORY, cache_dir=str(tmp_path / "cache"))
+
+
+def test_the_log_tells_how_far_a_download_is(built, tmp_path, serve, capsys):
+    with serve(built) as served:
+        resolve(REPOSITORY, cache_dir=str(tmp_path / "cache"))
+    log = capsys.readouterr().err
+    assert f"looking for the model {REPOSITORY}" in log
+    received = sum((built / name).stat().st_size for name in served.served if name.endswith(".safetensors")) / 1e6
+    assert f"downloaded {received:.1f} of {received:.1f} MB" in log
+    assert "\r" not in log
+
+
+def test_a_long_download_does_not_fill_the_log(capsys):
+    bar = LogLines(total=10**9, desc="Downloading bytes", unit="B", mininterval=0, miniters=1)
+    for _ in range(1000):
+        bar.update(10**6)
+    assert capsys.readouterr().err == "downloaded 1.0 of 1,000.0 MB\n"
 
 
 def test_a_cache_that_is_full_is_named(monkeypatch):

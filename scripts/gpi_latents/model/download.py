@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gpi_latents.errors import ModelError, first_line
+from gpi_latents.joblog import SEARCHING
 from gpi_latents.model.family import DESCRIBED, MODEL_PARTS, family_problem, read_json
 
 # What is used of a model's repository, weights excepted, as patterns.
@@ -28,10 +30,19 @@ def download(repository: str, revision: str | None, cache_dir: str | None, patte
     Raises:
         ModelError: not found, or not reachable.
     """
+    with _hub_errors(repository, revision):
+        return _snapshot(repository, revision, cache_dir, patterns)
+
+
+def _snapshot(repository: str, revision: str | None, cache_dir: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    with _hub_errors(repository, revision):
-        return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
+    from gpi_latents.model.hub_client import LogLines, limit_waiting
+
+    limit_waiting()
+    print(f"{SEARCHING}{repository} in the cache and at the hub", file=sys.stderr, flush=True)
+    options = {"revision": revision, "cache_dir": cache_dir, "allow_patterns": patterns}
+    return Path(snapshot_download(repository, tqdm_class=LogLines, **options))
 
 
 def repository_files(repository: str, snapshot: Path, cache_dir: str | None) -> list[Path]:
@@ -49,6 +60,7 @@ def repository_files(repository: str, snapshot: Path, cache_dir: str | None) -> 
 @contextmanager
 def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
     """Turn the errors of Hugging Face's client into messages for the user."""
+    from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
@@ -67,10 +79,14 @@ def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
     except Exception as error:  # its network library's too
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise ModelError(f"The model {name} cannot be stored in the cache: {error}") from None
+        reason, advice = first_line(error), "check the name and the internet connection"
+        if type(error.__cause__ or error).__name__.endswith("Timeout"):
+            reason = f"{constants.ENDPOINT} did not answer within {constants.HF_HUB_DOWNLOAD_TIMEOUT} s"
+            advice = "try again later, with HF_HUB_DOWNLOAD_TIMEOUT=60 if your connection is slow"
         raise ModelError(
             f"The model {name} is no folder (looked from {os.getcwd()}), is not in the cache of this machine and "
-            f"could not be downloaded ({first_line(error)}): check the name and the internet connection, or name a "
-            "folder that holds the model"
+            f"could not be downloaded ({reason}): {advice}, or name a folder that holds the model, or a cache_dir that "
+            "does (HF_HUB_OFFLINE=1 then keeps runs off the network)"
         ) from None
 
 
@@ -115,14 +131,13 @@ def convert_checkpoint(path: Path, checkpoint: str, cache_dir: str | None) -> Pa
         return folder
     import diffusers
     from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
-    from huggingface_hub import snapshot_download
 
     try:
         origin = fetch_diffusers_config(load_single_file_checkpoint(str(path)))["pretrained_model_name_or_path"]
     except Exception as error:  # safetensors raises its own kind for damaged files
         raise ModelError(f"The checkpoint {path} cannot be read ({first_line(error)}): get it again") from None
     with _hub_errors(f"{origin}, whose configs the checkpoint {path} needs,"):
-        configs = Path(snapshot_download(origin, cache_dir=cache_dir, allow_patterns=SMALL_FILES))
+        configs = _snapshot(origin, None, cache_dir, SMALL_FILES)
     if problem := family_problem(configs):
         raise ModelError(f"The checkpoint {path} is made after {origin}: {problem}")
     kind = getattr(diffusers, read_json(configs / "model_index.json")["_class_name"])
