@@ -6,7 +6,7 @@ BIN := .venv/bin
 RULES := Snakefile scripts/rules/*.smk
 PYTEST := $(BIN)/pytest tests -n 2 --dist loadgroup --durations=20
 
-.PHONY: install run test test-all benchmark benchmark-slurm validation lint format reference lock demo demo-model
+.PHONY: install run test test-all benchmark benchmark-slurm fuzz validation lint format reference lock demo demo-model
 
 install: .venv/run
 
@@ -27,6 +27,10 @@ benchmark: .venv/dev
 # The same on a test cluster; needs Debian's slurmctld, slurmd, slurm-client and munge.
 benchmark-slurm: .venv/dev
 	$(BIN)/python tests/benchmarks/slurm.py
+
+# Disturb runs at random for an hour; the results must be those of undisturbed ones.
+fuzz: .venv/dev
+	$(BIN)/python tests/fuzz.py --minutes 60
 
 # Compare estimates from the latents with the effect that was put in; writes docs/validation.csv and .png.
 validation: .venv/dev

@@ -47,7 +47,7 @@ class Digests:
         """
         found = os.stat(path)
         state = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-        *known, digest = self._known.get(key := os.path.abspath(path), [""])
+        *known, digest = self._known.get(key := os.path.join(os.getcwd(), path), [""])
         if known != state:
             digest = file_digest(path)
             if time.time() - max(found.st_mtime, found.st_ctime) > SETTLED:

@@ -122,7 +122,7 @@ def _config(given: Mapping[str, Any]) -> dict[str, Any]:
 def _model(config: Mapping[str, Any], cache_dir: str | Path | None) -> Model:
     model_id = config["model_id"]
     if model_id != "demo" and os.path.exists(model_id):
-        model_id = os.path.abspath(model_id)  # in another working directory, the same path is another model
+        model_id = os.path.join(os.getcwd(), model_id)  # in another working directory, the same path is another model
     return _kept_model(model_id, config["device"], None if cache_dir is None else os.path.abspath(cache_dir))
 
 

@@ -28,6 +28,9 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
+for note in STUDY.sheet.attrs["notes"] if workflow.is_main_process else []:
+    print(note, file=sys.stderr)
+
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 PYTHON = "python" if CONDA else sys.executable
 EXTRACT = STUDY.extract_command(PYTHON, workflow.resource_settings.cores)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,16 @@ EDITS: list[tuple[str, str, dict, dict[str, str]]] = [
 @pytest.mark.parametrize(("text", "config", "expected"), [edit[1:] for edit in EDITS], ids=[edit[0] for edit in EDITS])
 def test_an_edit_of_the_sheet_or_the_config_is_seen_in_the_results(text, config, expected):
     assert study(text, **config).stale == expected
+
+
+@pytest.mark.usefixtures("made")
+def test_checksums_of_other_rows_are_seen():
+    Path("results/checksums").mkdir()
+    with open("results/checksums/0.sha256", "w") as file:
+        subprocess.run(["sha256sum", "--", A, B], stdout=file, check=True)
+    assert study().stale == {}
+    for text in (EDITS[1][1], EDITS[2][1], EDITS[3][1]):  # moved, removed, added
+        assert study(text).stale == {"results/checksums/0.sha256": "other rows", paths.INDEX: "other rows"}
 
 
 PICTURES: list[tuple[str, Callable[[], None], dict[str, str]]] = [

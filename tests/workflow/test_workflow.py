@@ -147,7 +147,7 @@ def test_one_bad_picture_costs_no_other_item_and_is_all_that_runs_again(study):
     assert re.search(r"row 5, p3: .*pictures/p3\.png' cannot be read", run.text)
     assert "row 2, p0: prompt cut: tokenizer reads 77 of its" in run.text
     assert '"shape"' not in run.text  # no JSON of the items that worked
-    assert pd.read_csv(study.folder / "logs/failed.csv")[["row", "id"]].to_numpy().tolist() == [[5, "p3"]]
+    assert pd.read_csv(study.folder / "logs/failed.csv")[["sheet_row", "id"]].to_numpy().tolist() == [[5, "p3"]]
     assert sorted(study.digests()) == ["p0", "p1", "p2", "p4", "p5"]
     assert not (study.folder / "results/latents.pt").exists()
     draw(bad)

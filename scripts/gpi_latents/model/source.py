@@ -126,17 +126,7 @@ def resolve(
         ModelError: not found, not reachable, incomplete, damaged, or of a family that is not supported.
     """
     digests = digests or Digests()
-    commit = checkpoint = None
-    if model_id == "demo":
-        folder = DEMO_MODEL
-    elif os.path.isdir(model_id):
-        folder = Path(model_id)
-    elif model_id.endswith(".safetensors"):
-        checkpoint = digests.of(model_id)
-        folder = convert_checkpoint(Path(model_id), checkpoint, cache_dir)
-    else:
-        folder = download(model_id, revision, cache_dir, SMALL_FILES)
-        commit = folder.name
+    folder, commit, checkpoint = _find(model_id, revision, cache_dir, digests)
     folders = {part: folder / part for part in model_parts(folder)}
     present = repository_files(model_id, folder, cache_dir) if commit else list(folder.glob("*/*"))
     owner = f"The model {model_id if commit else f'in {folder}'}"
@@ -158,6 +148,21 @@ def resolve(
         "sha256": sha256,
         "vae": None if vae_id is None else _resolve_vae(vae_id, cache_dir, variant, allow_pickle, digests),
     }
+
+
+def _find(
+    model_id: str, revision: str | None, cache_dir: str | None, digests: Digests
+) -> tuple[Path, str | None, str | None]:
+    """A model's folder; the commit if it was downloaded; the SHA-256 of the single file that it was converted from."""
+    if model_id == "demo":
+        return DEMO_MODEL, None, None
+    if os.path.isdir(model_id):
+        return Path(model_id), None, None
+    if model_id.endswith(".safetensors"):
+        checkpoint = digests.of(model_id)
+        return convert_checkpoint(Path(model_id), checkpoint, cache_dir), None, checkpoint
+    folder = download(model_id, revision, cache_dir, SMALL_FILES)
+    return folder, folder.name, None
 
 
 def _resolve_vae(

@@ -16,7 +16,7 @@ import pandas as pd
 from gpi_latents import paths
 from gpi_latents.digests import Digests
 from gpi_latents.errors import ModelError
-from gpi_latents.files import existing_files
+from gpi_latents.files import existing_files, read_text
 from gpi_latents.model.source import is_other_model, read_model
 from gpi_latents.origin import Origin, read_origin
 from gpi_latents.plan import RESULT_COLUMNS
@@ -33,7 +33,7 @@ def stale_results(config: Mapping[str, Any], plan: pd.DataFrame, zeroed: set[str
             Diffusion XL.
 
     Returns:
-        Why, by the file: `paths.MODEL`, latents, `paths.INDEX`.
+        Why, by the file: `paths.MODEL`, latents, files of checksums, `paths.INDEX`.
     """
     stale = {}
     digests = Digests(paths.DIGESTS)
@@ -49,6 +49,7 @@ def stale_results(config: Mapping[str, Any], plan: pd.DataFrame, zeroed: set[str
     if model is None or not str(model.get("family")).startswith("StableDiffusionXL"):
         zeroed = set()
     stale |= _stale_latents(config, plan, index, model_sha256, zeroed, digests)
+    stale |= _stale_checksums([paths.latent_path(config, item_id) for item_id in plan["id"]])
     if index is not None and (difference := table_difference(index, plan)):
         stale[paths.INDEX] = difference
     digests.save()
@@ -111,6 +112,18 @@ def _stale_latents(
             reason = "picture" if is_doubtful and _digest(digests, item.image) != origin.image_sha256 else ""
         if reason:
             stale[path] = reason
+    return stale
+
+
+def _stale_checksums(latents: list[str]) -> dict[str, str]:
+    """The files of checksums that list other latents than those of their block."""
+    stale = {}
+    for number, path in enumerate(paths.checksum_paths(len(latents))):
+        lines = read_text(path).splitlines()
+        # The program sha256sum writes 64 digits and two characters before a name, and marks a line with an escaped one.
+        is_escaped = any(line.startswith("\\") for line in lines)
+        if lines and not is_escaped and [line[66:] for line in lines] != paths.block(latents, number):
+            stale[path] = "other rows"
     return stale
 
 
