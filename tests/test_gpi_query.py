@@ -40,6 +40,8 @@ PEOPLE = WHOLE.assign(
         "female != 0",
         "female == treated or wave == 3",
         "treated == True",
+        "treated in [True]",
+        "female in [0]",
         "1 <= wave < 3",
         "2 != wave",
         "2 < wave",
@@ -71,12 +73,15 @@ def test_without_missing_values_a_query_chooses_what_pandas_chooses(query):
     assert list(WHOLE["id"][chosen]) == list(expected["id"])
 
 
+@pytest.mark.fault("query")
 @pytest.mark.parametrize(
     ("query", "chosen"),  # by the rules of R's ==, !, & and |, and of dplyr's filter(), which drops what is NA
     [
         ("wave != 2", "12"),
         ("not wave == 2", "12"),
         ("wave == 2", "3"),
+        ("wave in {2, 3}", "3"),
+        ("id not in []", "1234"),
         ("wave > 1", "3"),
         ("wave + 1 != 3", "12"),
         ("fips != '06'", "34"),
@@ -99,6 +104,7 @@ def test_a_comparison_with_a_missing_value_is_neither_true_nor_false(query, chos
         assert "".join(table["id"][choose(table, query)]) == chosen
 
 
+@pytest.mark.fault("query")
 @pytest.mark.parametrize(
     ("query", "message"),
     [

@@ -173,8 +173,8 @@ def _check_order(R: np.ndarray, index: pd.DataFrame) -> None:
 def _numbers(texts: pd.Series) -> pd.Series:
     """A column of texts as numbers, NaN if a text is not a number."""
     texts = texts.str.strip()
-    # pandas alone would also accept 'nan', 'inf' and the like.
-    return pd.to_numeric(texts.where(texts.str.fullmatch(NUMBER, flags=re.ASCII)))
+    # pandas alone would also accept 'nan', 'inf' and the like; "coerce" makes float64 of integers beyond 64 bits.
+    return pd.to_numeric(texts.where(texts.str.fullmatch(NUMBER, flags=re.ASCII)), errors="coerce")
 
 
 def _typed(texts: pd.Series) -> pd.Series:

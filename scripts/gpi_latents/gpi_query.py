@@ -52,7 +52,6 @@ KINDS = {
     **dict.fromkeys(["integer", "floating", "mixed-integer-float", "decimal"], "numbers"),
     "datetime": "dates",
 }
-SEVERAL = "values of several kinds"
 FROM_R = {"TRUE": "write True", "FALSE": "write False", "NA": "write COLUMN.isna() or COLUMN.notna()"}
 
 
@@ -130,8 +129,7 @@ class _Query:
         for inner in ast.walk(node):
             if isinstance(inner, ast.Compare):
                 self.condition(inner)
-        result = self.table.eval(ast.unparse(node), engine="python", local_dict={}, global_dict={})
-        return pd.Series(result, index=self.table.index) if isinstance(result, pd.Index) else result
+        return self.table.eval(ast.unparse(node), engine="python", local_dict={}, global_dict={})
 
     def condition(self, node: ast.expr) -> pd.Series:
         """Which rows a part of the query holds for: True, False or missing."""
@@ -167,12 +165,10 @@ class _Query:
             raise DataError(f"{self.source(comparison)} compares no column with a value, {advice}")
         if isinstance(other, pd.Series):
             self._check_columns(column, other, comparison)
-        elif is_list:
-            other = self._fitting(column, list(other), comparison)
         else:
-            other = self._fitting(column, [other], comparison)[0]
+            self._check_constants(column, list(other) if is_list else [other], comparison)
         if is_membership:
-            found = column.isin(pd.Series(other).dropna()).astype("boolean").mask(column.isna())
+            found = column.isin(pd.Series(list(other)).dropna()).astype("boolean").mask(column.isna())
             return found if isinstance(sign, ast.In) else ~found
         if type(sign) not in OPERATORS:
             raise DataError(f"{self.source(comparison)}: write == or !=")
@@ -186,8 +182,7 @@ class _Query:
                 f"{left} holds {kinds[0]} and {right} {kinds[1]}, which are never equal: bring both to one kind first"
             )
 
-    def _fitting(self, column: pd.Series, values: list[Any], comparison: ast.Compare) -> list[Any]:
-        """Constants that a column is compared with, in its kind; raises DataError if they are of another."""
+    def _check_constants(self, column: pd.Series, values: list[Any], comparison: ast.Compare) -> None:
         is_list = isinstance(comparison.ops[0], ast.In | ast.NotIn)
         name, kind = self.source(comparison.left), _kind(column)
         marks = [value for value in values if isinstance(value, str) and value.strip() in MISSING]
@@ -196,7 +191,7 @@ class _Query:
             raise DataError(f"no value equals a missing one (NA or blank): write {name}.{method}()")
         if kind == "dates" and _kind(values) == "texts" and not is_list:
             pd.Timestamp(values[0])  # raises an error for what is no date, which pandas takes for unequal
-            return values
+            return
         is_fit = _are_alike(kind, _kind(values))
         if kind == "True and False" and is_fit:
             is_fit = all(value in (0, 1) for value in values)
@@ -207,9 +202,6 @@ class _Query:
                 right = ast.parse(repr(meant if is_list else meant[0]), mode="eval").body
                 advice = f": write {self.source(ast.Compare(comparison.left, comparison.ops, [right]))}"
             raise DataError(f"{name} holds {kind}{advice}")
-        if kind == "numbers":
-            return [value + 0 for value in values]  # True is 1
-        return [bool(value) for value in values] if kind == "True and False" else values
 
 
 class _Comparisons(ast.NodeTransformer):
@@ -226,13 +218,11 @@ class _Comparisons(ast.NodeTransformer):
 def _kind(values: Any) -> str | None:
     """The kind of a column or of a list of constants; None without any value."""
     filled = pd.Series(values).astype(object).dropna()
-    return KINDS.get(pd.api.types.infer_dtype(filled), SEVERAL)
+    return KINDS.get(pd.api.types.infer_dtype(filled), "values of several kinds")
 
 
 def _are_alike(kind: str | None, other: str | None) -> bool:
     """Whether values of two kinds can be equal; True is 1."""
-    if SEVERAL in (kind, other):
-        return False
     return None in (kind, other) or kind == other or {kind, other} == {"numbers", "True and False"}
 
 

@@ -86,10 +86,10 @@ def test_the_treatment_colours_the_map_by_default(drawn, made):
         (["x"] * 4, "categories", ["x"]),
         (["a", "", "b", " "], "categories", ["a", "b", "blank"]),
         ([""] * 3, "categories", ["blank"]),
-        ([f"{number / 10}" for number in range(20)] + [""], "numbers", []),
+        ([f"{number / 10}" for number in range(20)] + ["", "NA"], "numbers", []),
         ([f"c{number % 12}" for number in range(60)], "categories", [*[f"c{n}" for n in range(6)], "6 others"]),
         (["inf", *map(str, range(20))], "categories", [*["inf", "0", "1", "2", "3", "4"], "15 others"]),
-        (["nan", "NA", "1"], "categories", ["nan", "NA", "1"]),
+        (["nan", "NA", "1"], "categories", ["1", "blank"]),
         (["blank", "others", ""], "categories", ["blank", "others", "blank"]),
     ],
 )

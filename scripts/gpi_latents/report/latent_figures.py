@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from gpi_latents import joblog, paths
 from gpi_latents.errors import InputError
+from gpi_latents.plan import MISSING
 from gpi_latents.report import measures, style
 from gpi_latents.report.facts import NAMED, Results
 from gpi_latents.tensors.tensor_file import open_latents
@@ -61,7 +62,7 @@ def color_groups(column: pd.Series) -> tuple[str, list[Group]]:
         frequent ones, by number or by size, then the others together, then the blank ones.
     """
     texts = column.str.strip()
-    blank = (texts == "").to_numpy()
+    blank = texts.isin(MISSING).to_numpy()
     counts = texts[~blank].value_counts()
     numbers = pd.to_numeric(counts.index.to_series(), errors="coerce")
     numeric = len(counts) > 0 and bool(np.isfinite(numbers).all())
