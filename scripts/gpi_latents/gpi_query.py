@@ -97,7 +97,8 @@ class _Query:
             raise DataError(
                 f"{FROM_R[unknown[0]]} instead of {unknown[0]}"
                 if unknown[0] in FROM_R
-                else f"the index table has no column {unknown[0]!r}. Its columns: {known}"
+                else f"the index table has no column {unknown[0]!r}. Its columns (those with blanks or dots in them go "
+                f"into backticks, such as `home state`): {known}"
             )
         self.table = index[list(names.values())].convert_dtypes().set_axis(list(names), axis=1)
 
