@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from gpi_latents.core.pictures import open_picture
 from gpi_latents.errors import ItemError
-from helpers.odd_pictures import chunk, write_png
+from helpers.odd_pictures import chunk, rgb_profile, write_png
 from PIL import Image
 from skimage.color import lab2rgb
 
@@ -115,6 +115,9 @@ def test_12_bits_are_scaled_as_such_and_10_are_refused(tmp_path):
     write_bits(tmp_path / "12.tiff", values, 12)
     assert np.array_equal(shown(tmp_path / "12.tiff")[..., 0], np.rint(values / 4095 * 255))
     assert doubts(tmp_path / "12.tiff") == ""
+    with Image.open(tmp_path / "12.tiff") as loaded:
+        loaded.load()
+        assert np.array_equal(np.asarray(open_picture(loaded)[0]), shown(tmp_path / "12.tiff"))
     write_bits(tmp_path / "10.tiff", values // 4, 10)
     with pytest.raises(ItemError, match=r"bits of its bands \(10,\).* save it as PNG"):
         open_picture(tmp_path / "10.tiff")
@@ -167,7 +170,9 @@ def test_a_palette_may_be_of_8_bits_though_16_are_due(tmp_path, most):
 def test_lab_of_a_tiff_is_what_the_formulas_say(tmp_path):
     lab = np.stack(np.meshgrid([40, 50, 60], [-20, 0, 20], [-20, 0, 20], indexing="ij"), axis=-1).reshape(1, -1, 3)
     stored = (lab * (2.55, 1, 1)).round().astype(int).astype(np.uint8)  # a and b as signed numbers
-    tifffile.imwrite(tmp_path / "p.tiff", stored, photometric="cielab")
+    tifffile.imwrite(
+        tmp_path / "p.tiff", stored, photometric="cielab", iccprofile=rgb_profile(1.0)
+    )  # of no use for Lab
     assert np.abs(shown(tmp_path / "p.tiff") - lab2rgb(lab.astype(float)) * 255).mean() < 3
     assert doubts(tmp_path / "p.tiff") == ""
 

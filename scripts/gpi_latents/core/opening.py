@@ -107,11 +107,9 @@ def load(picture: Image.Image, path: str | Path | None = None) -> Opened:
         opened.notes.append(f"the first of {count} {'pages' if picture.format == 'TIFF' else 'frames'}")
     if len(sizes := picture.info.get("sizes", ())) > 1:  # of icons
         opened.notes.append(f"the largest of {len(sizes)} sizes")
-    rawmode = _rawmode(picture)
     opened.bits = 16 if picture.mode.startswith("I") else 8
-    if found := re.match(r"(?!BGR).*;(\d+)", rawmode):  # BGR;16 is 16 bits for all three
+    if found := re.match(r"(?!BGR).*;(\d+)", _rawmode(picture)):  # BGR;16 is 16 bits for all three
         opened.bits = int(found[1])
-        opened.is_signed = rawmode.endswith("S")
     before = None
     if tags := getattr(picture, "tag_v2", {}):
         before = tags.get(ORIENTATION)  # Pillow turns TIFFs while it loads them
@@ -148,7 +146,8 @@ def _refuse_raw(tags: Any, path: str | Path | None) -> None:
     if DNG_VERSION in tags or suffix in RAW_SUFFIXES or start[8:] == b"CR":
         name = suffix[1:].upper() if suffix in RAW_SUFFIXES else "DNG" if DNG_VERSION in tags else "CR2"
         raise ItemError(f"is a raw photograph ({name}): {EXPORT}")
-    if tags.get(NEW_SUBFILE_TYPE, 0) & 1 or tags.get(SUBFILE_TYPE) == 2:
+    kind = tags.get(NEW_SUBFILE_TYPE)
+    if (isinstance(kind, int) and kind & 1) or tags.get(SUBFILE_TYPE) == 2:
         raise ItemError(f"begins with a reduced copy of the picture, as raw photographs do: {EXPORT}")
 
 
@@ -169,12 +168,13 @@ def _look_up(opened: Opened, tags: Any) -> None:
         ]
     if picture.mode in ("P", "PA") and max(tags[COLORMAP]) < 256:  # of 8 bits, where 16 are due
         picture.palette = ImagePalette.raw("RGB;L", bytes(tags[COLORMAP]))
-    if picture.mode == "L" and opened.bits == 8:
-        opened.is_signed = SIGNED in tags.get(SAMPLE_FORMAT, ())
+    opened.bits = bits
+    opened.is_signed = picture.mode in ("I", "L") and SIGNED in tags.get(SAMPLE_FORMAT, ())
     opened.white_is_zero = is_inverted and picture.mode.startswith(("I", "F"))
-    low, high = (value[0] if isinstance(value, tuple) else value for value in (tags.get(SMIN), tags.get(SMAX)))
-    if high is not None and bits > 8:
-        opened.low, opened.high = float(low or 0), float(high)
+    if bits > 8 and SMAX in tags:
+        low, high = (value[0] if isinstance(value, tuple) else value for value in (tags.get(SMIN, 0), tags[SMAX]))
+        with contextlib.suppress(TypeError, ValueError):  # no numbers
+            opened.low, opened.high = float(low), float(high)
     used, bands = len(picture.getbands()), tags.get(SAMPLES, 1)
     if bands > used:
         doubtful = DOUBTFUL if used == 1 and bands > 2 else ""
