@@ -258,6 +258,7 @@ def test_one_covariate_may_be_given_as_a_text(results):
     C = gpi.arrays(R, index, "size", "treatment", "strength")[3]
     assert C is not None
     assert C.tolist() == [[0], [0], [0], [0], [0.5], [0.5]]
+    assert gpi.arrays(R, index, "size", "treatment", None)[3] is None
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def arrays(
     index: pd.DataFrame,
     outcome: str,
     treatment: str,
-    covariates: str | Iterable[str] = (),
+    covariates: str | Iterable[str] | None = None,
     query: str | None = None,
     flat: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
@@ -107,7 +107,7 @@ def arrays(
         index: as `load` returns it, in any order, and with any columns of your own.
         outcome: name of a column of numbers or booleans; True is 1, False 0.
         treatment: name of a column of 0 (control) and 1 (treated), or of booleans.
-        covariates: names of columns of numbers or booleans; a text is one name.
+        covariates: names of columns of numbers or booleans; a text is one name; None is none.
         query: which rows, in the language of `pandas.DataFrame.query`, such as `strength == 0`; None takes all. A
             comparison with a missing value chooses no row, neither by `==` nor by `!=` or `not in`, as in R's filter();
             `wave.isna()` chooses the rows where it is missing.
@@ -122,7 +122,7 @@ def arrays(
             numbers, or there is nothing to compare; names the rows.
     """
     rows = _rows(R, index)
-    covariates = [covariates] if isinstance(covariates, str) else list(covariates)
+    covariates = [covariates] if isinstance(covariates, str) else [] if covariates is None else list(covariates)
     _check_names(index, [("outcome", outcome), ("treatment", treatment), *(("covariate", name) for name in covariates)])
     chosen = index
     if query is not None:
