@@ -226,6 +226,19 @@ def test_a_fourth_band_of_near_infrared_is_a_warning_or_left_out(tmp_path, kind)
 
 
 @pytest.mark.fault("picture")
+@pytest.mark.parametrize("bands", [2, 4])
+def test_colours_that_are_multiplied_by_their_opacity_are_divided_first(tmp_path, bands):
+    """Associated alpha: what lies on white is the stored colour and the white that shows through."""
+    alpha = np.array([[255, 255, 255, 255, 128, 64, 10]], np.uint8)
+    stored = np.stack([alpha // 2] * (bands - 1) + [alpha], axis=-1)
+    photometric = "rgb" if bands == 4 else "minisblack"
+    path = tmp_path / "p.tiff"
+    tifffile.imwrite(path, stored, photometric=photometric, extrasamples=["assocalpha"], planarconfig="contig")
+    assert np.abs(shown(path)[..., 0] - (alpha // 2 + 255.0 - alpha)).max() <= 1
+    assert open_picture(path)[1].notes == ["laid on white"]
+
+
+@pytest.mark.fault("picture")
 def test_a_mask_and_a_soft_edge_are_no_warning(tmp_path):
     alpha = np.full((64, 64), 255, np.uint8)
     alpha[:, :20], alpha[:, 20:30] = 0, 128
