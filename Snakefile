@@ -53,11 +53,11 @@ rule extract:
         runtime=1,
         device=STUDY.config["device"],
     params:
-        recipe=STUDY.recipe,  # all that decides the latent, as one text
+        recipe=STUDY.recipe,  # all that decides the latent, as one text; the command reads it in the plan
         image_bytes=STUDY.image_bytes,
-        command=lambda wildcards, input: EXTRACT,
+        command=lambda wildcards, input: f"{EXTRACT} --item {STUDY.place(wildcards)}",
     shell:
-        "{params.command} --image {input.image:q} --recipe {params.recipe:q} --output {output:q} > {log:q} 2>&1"
+        "{params.command} --output {output:q} > {log:q} 2>&1"
 
 
 # SHA-256 of a hundred latents at a time: what Snakemake does around a job grows with the square of its inputs.

@@ -1,10 +1,11 @@
 """The small script that an extraction job runs: ask this node's resident model for one latent, and wait.
 
-    python -I -S extract.py --plan DIR --resident NAME --workers N --run PID --image IMAGE --recipe JSON
-                            --output LATENT [PICTURE]
+    python -I -S extract.py --plan DIR --resident NAME --workers N --run PID --item PLACE --output LATENT [PICTURE]
 
-It starts the resident if none is running. Only light modules of the standard library are imported, and the others where
-they are needed, since this runs once per item: with json, argparse and socket, starting takes three times as long.
+PLACE is where the item's line begins in the plan's items.jsonl: prompts and paths do not stand on the command line,
+which all users of the machine can read. It starts the resident if none is running. Only light modules of the standard
+library are imported, and the others where they are needed, since this runs once per item: with json, argparse and
+socket, starting takes three times as long.
 """
 
 import _socket  # what the module socket wraps; importing that costs as much as starting Python
@@ -12,7 +13,8 @@ import os
 import sys
 import time
 
-PATIENCE = 120.0  # seconds without any sign of life after which the resident is given up
+PATIENCE = 120  # seconds without any sign of life after which the resident is given up
+PAUSE = 0.05  # seconds between two attempts to reach it
 ATTEMPTS = 2  # so that one crash of the resident costs an item nothing
 MODEL = "results/model.json"
 LONGEST_SOCKET_PATH = 107  # bytes, Linux's limit
@@ -28,11 +30,23 @@ class GaveUp(Exception):
 
 
 def private_directory() -> str:
-    """A directory on this node that only this user can enter, made if need be."""
+    """A directory on this node that only this user can enter, made if need be.
+
+    It is the first of some names that nobody else has taken, so that all clients find the same.
+
+    Raises:
+        FileNotFoundError: an ending resident has just removed it.
+        GaveUp: none can be made.
+    """
     node = os.uname().nodename.partition(".")[0][-16:]  # in case that TMPDIR is shared between nodes
-    for base in (os.environ.get("TMPDIR"), "/tmp"):
-        path = f"{base}/gpi-latents-{os.getuid()}-{node}"
-        if not base or len(os.fsencode(path)) > LONGEST_SOCKET_PATH - LONGEST_NAME:
+    bases = [os.environ.get("TMPDIR"), "/tmp"]
+    # Last, since it goes when the user logs out, and the run may go on.
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    if own and os.path.isdir(own) and is_private(own):
+        bases.append(own)
+    places = [f"{base}/gpi-latents-{os.getuid()}-{node}" for base in bases if base]
+    for path in [f"{place}{more}" for place in places for more in ("", "-1", "-2", "-3", "-4")]:
+        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH - LONGEST_NAME:
             continue
         try:
             os.mkdir(path, 0o700)
@@ -40,33 +54,48 @@ def private_directory() -> str:
             pass
         except OSError:
             continue
-        found = os.lstat(path)
-        if found.st_uid != os.getuid() or (found.st_mode & 0o170077) != 0o040000:
-            raise GaveUp(f"{path} is not a private directory of yours: remove it, or set TMPDIR to another folder")
-        return path
+        if is_private(path):
+            return path
     raise GaveUp("no folder for the resident model's socket: set TMPDIR to a short path on this machine's own disk")
+
+
+def is_private(path: str) -> bool:
+    """Whether it is a directory of this user, no link, that nobody else can enter."""
+    found = os.lstat(path)
+    return found.st_uid == os.getuid() and (found.st_mode & 0o170077) == 0o040000
 
 
 def start(directory: str, name: str, options: dict[str, str], lock: int) -> None:
     """Start the resident; it inherits the lock and holds it for its life."""
     import subprocess
 
-    os.makedirs("logs", exist_ok=True)
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "resident.py")
     command = [sys.executable, script, "serve", "--plan", options["--plan"], "--workers", options["--workers"]]
     command += ["--socket", f"{directory}/{name}.sock", "--lock", f"{directory}/{name}.lock"]
+    log = open_log(name)
     try:
-        with open(log_path(name), "ab") as log:
-            subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[lock],
-                start_new_session=True,  # Ctrl-C in the terminal is not for it
-            )
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[lock],
+            start_new_session=True,  # Ctrl-C in the terminal is not for it
+        )
     except OSError as error:
         raise GaveUp(f"the resident model cannot be started with {sys.executable}: {error}") from None
+    finally:
+        os.close(log)
+
+
+def open_log(name: str) -> int:
+    """The resident's log; none where it cannot be written, since the latents are worth more."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # no link that others put into a shared folder
+    try:
+        os.makedirs("logs", exist_ok=True)
+        return os.open(log_path(name), flags, 0o666)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 def connect(name: str, options: dict[str, str]) -> _socket.socket:
@@ -74,23 +103,29 @@ def connect(name: str, options: dict[str, str]) -> _socket.socket:
     import fcntl
 
     started = False
-    silent_since = time.monotonic()
-    while time.monotonic() - silent_since < PATIENCE:
+    attempts = 0  # counted instead of the clock, which goes on while this process is stopped
+    while attempts < PATIENCE / PAUSE:
+        if attempts:
+            time.sleep(PAUSE)
+        attempts += 1
         try:
             directory = private_directory()
         except FileNotFoundError:
-            continue  # an ending resident has just removed it
+            continue
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         connection.settimeout(PATIENCE)
         try:
             connection.connect(f"{directory}/{name}.sock")
             return connection
+        except BlockingIOError:  # too many connect at once
+            connection.close()
+            continue
         except (FileNotFoundError, ConnectionRefusedError):
             connection.close()
         try:
             lock = os.open(f"{directory}/{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
-            continue
+            continue  # an ending resident has just removed the directory
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(lock).st_ino == os.stat(f"{directory}/{name}.lock").st_ino:
@@ -98,47 +133,43 @@ def connect(name: str, options: dict[str, str]) -> _socket.socket:
                 if started:
                     raise ResidentDied("the resident model ended before it listened")
                 started = True
-                silent_since = time.monotonic()
+                attempts = 1
                 start(directory, name, options, lock)
         except (BlockingIOError, FileNotFoundError):
             pass  # one is starting or ending
         finally:
             os.close(lock)
-        time.sleep(0.05)
     raise GaveUp(f"the resident model does not answer, though {directory}/{name}.lock is held")
 
 
-def ask(connection: _socket.socket, request: str) -> bool:
-    """Send the request and print the answer; of its signs of life, only what is new.
+def ask(connection: _socket.socket, request: bytes) -> bool:
+    """Send the request and log the answer; of its signs of life, only what is new.
 
     Returns:
-        Whether the item was accepted; False if the resident was about to end, and another has to be asked.
+        Whether the item is done; False if the resident is about to end, and another has to be asked.
     """
     accepted = False
     received, state, reason = b"", "", ""
     try:
-        connection.sendall(request.encode() + b"\n")
-        while chunk := connection.recv(65536):
+        connection.sendall(request + b"\n")
+        while chunk := receive(connection):
             *lines, received = (received + chunk).split(b"\n")
             for line in lines:
                 code, _, text = line.decode(errors="replace").partition(" ")
                 if code == "200":
-                    print(text)
+                    say(text)
                     return True
                 if code == "500":
                     raise GaveUp(reason + text)
+                if code == "503":
+                    return False
                 if code == "102":
                     accepted = True
                 elif code == "501":
                     reason += text + "\n"
                 elif text != state:
                     state = text
-                    print(state, flush=True)
-    except TimeoutError:
-        raise GaveUp(
-            f"the resident model has given no sign of life for {PATIENCE:.0f} s: end that process (its command line "
-            "contains resident.py) and run again"
-        ) from None
+                    say(state)
     except ConnectionError:
         pass
     finally:
@@ -146,6 +177,33 @@ def ask(connection: _socket.socket, request: str) -> bool:
     if accepted:
         raise ResidentDied("the resident model ended while it was processing this item (out of memory? killed?)")
     return False
+
+
+def receive(connection: _socket.socket) -> bytes:
+    """What comes next, nothing at the end.
+
+    Raises:
+        GaveUp: nothing came for `PATIENCE` seconds. Each is waited for by itself: the time in which this process was
+            stopped, as when the machine sleeps, counts as one at most.
+    """
+    connection.settimeout(1.0)
+    for _ in range(PATIENCE):
+        try:
+            return connection.recv(65536)
+        except TimeoutError:
+            pass
+    raise GaveUp(
+        f"the resident model has given no sign of life for {PATIENCE} s: end that process (its command line contains "
+        "resident.py) and run again"
+    )
+
+
+def say(text: str) -> None:
+    """Write a line into the job's log. Where that is not possible, as on a full disk, the item is made all the same."""
+    try:
+        os.write(1, f"{text}\n".encode(errors="backslashreplace"))
+    except OSError:
+        return
 
 
 def log_path(name: str) -> str:
@@ -160,7 +218,7 @@ def log_end(name: str) -> str:
         return ""
 
 
-def extract(name: str, options: dict[str, str], request: str) -> None:
+def extract(name: str, options: dict[str, str], request: bytes) -> None:
     """Have one item extracted, by a second resident if the first one dies.
 
     Raises:
@@ -177,35 +235,47 @@ def extract(name: str, options: dict[str, str], request: str) -> None:
         except ResidentDied as error:
             if attempt == ATTEMPTS:
                 raise
-            print(f"{error}; trying again with a new one", flush=True)
+            say(f"{error}; trying again with a new one")
 
 
-def as_json(path: str) -> str:
+def request_line(options: dict[str, str], latent: str, picture: str | None = None) -> bytes:
+    """What the resident is asked: the item's line of the plan, with its results and the run.
+
+    Raises:
+        GaveUp: the plan is not there.
+    """
+    try:
+        with open(f"{options['--plan']}/items.jsonl", "rb") as items:  # as plan.ITEMS
+            items.seek(int(options["--item"]))
+            line = items.readline()
+    except OSError as error:
+        advice = "run snakemake again, after making room if the disk is full"
+        raise GaveUp(f"{error.filename}, the plan of this run, cannot be read: {error.strerror}; {advice}") from None
+    results = b'{"run":%b,"latent":%b,"picture":%b,' % (options["--run"].encode(), as_json(latent), as_json(picture))
+    return results + line[1:].rstrip()
+
+
+def as_json(path: str | None) -> bytes:
     """A path, which has no control characters, as JSON."""
-    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return b'"%b"' % os.fsencode(path).replace(b"\\", b"\\\\").replace(b'"', b'\\"') if path else b"null"
 
 
 def main() -> int:
     outputs = len(sys.argv) - sys.argv[::-1].index("--output")
     options = dict(zip(sys.argv[1 : outputs - 1 : 2], sys.argv[2 : outputs - 1 : 2], strict=True))
-    latent, *picture = map(as_json, sys.argv[outputs:])
-    request = (
-        f'{{"run":{options["--run"]},"image":{as_json(options["--image"])},"recipe":{options["--recipe"]},'
-        f'"latent":{latent},"picture":{picture[0] if picture else "null"}}}'
-    )
     # One resident per node, model and Slurm job: two Slurm jobs have a GPU and an end of their own each.
     # The model's file is written again when it is another model.
-    model = f"{os.stat(MODEL).st_mtime_ns:x}"
-    name = f"{options['--resident']}-{model}-{os.environ.get('SLURM_JOB_ID', '0')}"
     try:
-        extract(name, options, request)
+        model = f"{os.stat(MODEL).st_mtime_ns:x}"
+        name = f"{options['--resident']}-{model}-{os.environ.get('SLURM_JOB_ID', '0')}"
+        extract(name, options, request_line(options, *sys.argv[outputs:]))
     except (GaveUp, ResidentDied) as error:
-        print(f"error: {error}")  # as joblog.ERROR
+        say(f"error: {error}")  # as joblog.ERROR
         if isinstance(error, ResidentDied):
-            print(log_end(name))
+            say(log_end(name))
         return 1
     except OSError as error:
-        print(f"error: the resident model cannot be reached: {error}")
+        say(f"error: the resident model cannot be reached: {error}")
         return 1
     return 0
 

@@ -2,12 +2,12 @@
 
 import argparse
 import asyncio
-import json
-import sys
+import os
 from pathlib import Path
 
 from gpi_latents.errors import exit_code
-from gpi_latents.plan import read_config
+from gpi_latents.plan import read_config, read_item
+from gpi_latents.resident import log
 from gpi_latents.resident.server import once, serve_until_idle
 
 if __name__ == "__main__":
@@ -18,18 +18,22 @@ if __name__ == "__main__":
     serving.add_argument("--socket", type=Path, required=True, help="where to listen")
     serving.add_argument("--lock", type=Path, required=True, help="the lock file, held by the client's descriptor")
     single = commands.add_parser("once", help="extract one item and end")
-    single.add_argument("--image", required=True)
-    single.add_argument("--recipe", type=json.loads, required=True, help="JSON")
+    single.add_argument("--item", type=int, required=True, help="where its line begins in the plan, in bytes")
     single.add_argument("--output", nargs="+", required=True, help="the latent, and the picture if one is wanted")
     for command in (serving, single):
         command.add_argument("--plan", type=Path, required=True, help="folder with the plan of the run")
-    given = sys.argv[1:]
-    if "--image" in given:  # argparse takes a file name that begins with a dash only after an equals sign
-        place = given.index("--image")
-        given[place : place + 2] = ["=".join(given[place : place + 2])]
-    arguments = parser.parse_args(given)
-    if arguments.command == "once":
-        image, recipe, outputs = arguments.image, arguments.recipe, arguments.output
-        raise SystemExit(exit_code(lambda: once(read_config(arguments.plan), image, recipe, *outputs)))
-    config = read_config(arguments.plan)
-    asyncio.run(serve_until_idle(arguments.socket, arguments.lock, config, arguments.workers))
+    arguments = parser.parse_args()
+    log.keep_going()
+    if arguments.command == "serve":
+        config = read_config(arguments.plan)
+        asyncio.run(serve_until_idle(arguments.socket, arguments.lock, config, arguments.workers))
+
+    def extract() -> str:
+        item = read_item(arguments.plan, arguments.item)
+        return once(read_config(arguments.plan), item["image"], item["recipe"], *arguments.output)
+
+    try:
+        code = exit_code(extract)
+    except KeyboardInterrupt:
+        code = 130
+    os._exit(code)  # without waiting for a thread that may never end

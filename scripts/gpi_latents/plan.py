@@ -1,4 +1,4 @@
-"""The plan of a run: the checked config and the index table, as files that all commands of the run read.
+"""The plan of a run: the checked config, the index table and the items' recipes, as files that its commands read.
 
 Written where Snakemake parses, so that what is edited during a run does not change what the run does.
 """
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,31 +28,36 @@ PLAN_COLUMNS = ["sheet_row", "recipe_sha256"]
 # picture's file, and what was done to the picture beyond resizing.
 RESULT_COLUMNS = ["sha256", "recipe_sha256", "image_sha256", "notes"]
 
+ITEMS = "items.jsonl"  # scripts/extract.py, which imports nothing of ours, has it too
+
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"  # a cell that is a number, apart from blanks around it; ASCII
 
 # Cells that hold no value, apart from blanks around them: what R, pandas, Excel and databases write for it.
 MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "<NA>", "NULL"})
 
 
-def write_plan(config: Mapping[str, Any], table: pd.DataFrame) -> str:
+def write_plan(config: Mapping[str, Any], table: pd.DataFrame, items: Sequence[bytes] = ()) -> str:
     """Write the plan, unless it exists.
 
     Args:
         config: as `settings.load_config` returns it.
         table: the `PLAN_COLUMNS`, then the index table without the `RESULT_COLUMNS`.
+        items: as `item_lines` makes them.
 
     Returns:
         Its folder, named after its content.
     """
     settings = canonical(config).encode()
     rows = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL).encode()
-    folder = Path(paths.PLANS, hashlib.sha256(settings + rows).hexdigest()[:12])
+    lines = b"".join(items)
+    folder = Path(paths.PLANS, hashlib.sha256(settings + rows + lines).hexdigest()[:12])
     unfinished = Path(paths.PLANS, f".{folder.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # a dry run in a folder that cannot be written, or another run with this plan
         if not folder.exists():
             unfinished.mkdir(parents=True, exist_ok=True)
             write_whole(unfinished / "config.json", settings + b"\n")
             write_whole(unfinished / "plan.csv", rows)
+            write_whole(unfinished / ITEMS, lines)
             unfinished.rename(folder)
     shutil.rmtree(unfinished, ignore_errors=True)
     return str(folder)
@@ -78,6 +83,51 @@ def read_plan(folder: str | Path) -> pd.DataFrame:
     """
     try:
         return pd.read_csv(Path(folder, "plan.csv"), dtype=str, keep_default_na=False)
+    except OSError:
+        raise _no_plan(folder) from None
+
+
+def item_lines(images: Iterable[str], recipes: Iterable[str]) -> list[bytes]:
+    """What the items' jobs are to do, each as a line of JSON.
+
+    The jobs get the place of their line in the plan's file: what stands on a command line, every user of the machine
+    can read.
+
+    Args:
+        images: the paths of the pictures.
+        recipes: as canonical JSON.
+    """
+    lines = (
+        f'{{"image":{canonical(image)},"recipe":{recipe}}}\n' for image, recipe in zip(images, recipes, strict=True)
+    )
+    return [line.encode() for line in lines]
+
+
+def read_item_lines(folder: str | Path) -> list[bytes]:
+    """The lines of all items, in sheet order.
+
+    Raises:
+        InputError: there is no such plan.
+    """
+    try:
+        return Path(folder, ITEMS).read_bytes().splitlines(keepends=True)
+    except OSError:
+        raise _no_plan(folder) from None
+
+
+def read_item(folder: str | Path, place: int) -> dict[str, Any]:
+    """An item of a plan: its `image` and its `recipe`.
+
+    Args:
+        place: in bytes, where its line begins.
+
+    Raises:
+        InputError: there is no such plan.
+    """
+    try:
+        with Path(folder, ITEMS).open("rb") as file:
+            file.seek(place)
+            return json.loads(file.readline())
     except OSError:
         raise _no_plan(folder) from None
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 from gpi_latents import paths, plan
@@ -35,6 +36,7 @@ class Bench(Study):
     def __init__(self, folder: Path, stub: bool = False, **settings):
         super().__init__(folder)
         self.environment["TMPDIR"] = str(self.tmp)
+        self.environment.pop("XDG_RUNTIME_DIR", None)
         for part in ("results/hidden", "results/images"):
             (folder / part).mkdir(parents=True)
         self.plan_folder = write_config(folder / "plan", **settings)
@@ -45,7 +47,14 @@ class Bench(Study):
             (folder / "resident.py").symlink_to(ROOT / "tests/helpers/stub_engine.py")
 
     def client(
-        self, name: str, image: str | None = None, run: int | None = None, picture: bool = False, **settings
+        self,
+        name: str,
+        image: str | None = None,
+        run: int | None = None,
+        picture: bool = False,
+        place: int | None = None,
+        stdout: Any = subprocess.PIPE,
+        **settings,
     ) -> subprocess.Popen:
         """A client for one item.
 
@@ -54,22 +63,31 @@ class Bench(Study):
             image: path of its picture; None draws one.
             run: process number of the Snakemake that asks; None is this process.
             picture: whether the latent is decoded.
+            place: in the plan; None adds the item there.
+            stdout: as `subprocess.Popen` takes it.
             settings: of the recipe.
         """
         if image is None:
             image = str(draw(self.folder / f"{name}.png", seed=len(name)))
         outputs = [f"results/hidden/{name}.pt", f"results/images/{name}.png"][: 1 + picture]
         options = {"--plan": self.plan_folder, "--resident": "bench", "--workers": 2, "--run": run or os.getpid()}
-        options |= {"--image": image, "--recipe": canonical(RECIPE | settings)}
+        options["--item"] = self.place(image, **settings) if place is None else place
         arguments = [str(part) for option in options.items() for part in option]
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(self.script), *arguments, "--output", *outputs],
             cwd=self.folder,
             env=self.environment,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def place(self, image: str, **settings) -> int:
+        """Add an item to the plan; returns where its line begins."""
+        with (self.plan_folder / plan.ITEMS).open("ab") as file:
+            place = file.tell()
+            file.writelines(plan.item_lines([image], [canonical(RECIPE | settings)]))
+        return place
 
     def hidden(self) -> list[str]:
         """The names of the latents."""

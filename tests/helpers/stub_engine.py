@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import queue
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ STEP_SECONDS = 0.01
 class StubEngine:
     """As `engine.Engine`, but a latent is the recipe's text, and each step of an item takes `STEP_SECONDS`."""
 
-    def __init__(self, config: dict, workers: int):
+    def __init__(self, config: dict, workers: int, replicas: int | None = None):
         if "gone" in Path("results/model.json").read_text():
             raise ModelError("the model gone is not on this machine")
         self.models = [SimpleNamespace(device="stub")]
@@ -35,15 +36,20 @@ class StubEngine:
     def same_bits(self) -> None:
         pass
 
-    def extract(self, request, is_wanted: Callable[[], bool]) -> Finished:
+    def extract(self, request, step: Callable[[str], None]) -> Finished:
         """Leaves files beside the latent that say how far it came."""
+        step("opening the picture")
+        if Path(request.image).name == "hang.png":
+            threading.Event().wait()
         _, notes = open_picture(request.image)
         Path(f"{request.latent}.begun").touch()
         for _ in range(request.recipe["num_inference_steps"]):
             time.sleep(STEP_SECONDS)
-            if not is_wanted():
+            try:
+                step("making the latent")
+            except InterruptedError:
                 Path(f"{request.latent}.abandoned").touch()
-                raise InterruptedError("its Snakemake has ended")
+                raise
         Path(f"{request.latent}.begun").unlink()
         write_whole(request.latent, json.dumps(request.recipe).encode())
         return Finished(notes, [1, 4, 8, 8], 0.1, 0.2, "stub")

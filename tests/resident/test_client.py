@@ -9,9 +9,11 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from gpi_latents import joblog, paths
@@ -33,7 +35,7 @@ def test_clients_that_start_together_get_one_resident_and_it_ends_when_idle(tmp_
         *states, last = output.splitlines()
         assert set(states) <= set(joblog.STATES)
         assert len(set(states)) == len(states)  # each once
-        assert json.loads(last)["notes"] == ["PNG 64 x 64 RGB"]
+        assert json.loads(last)["done"] == ["PNG 64 x 64 RGB"]
     assert len(residents(bench.folder)) == 1
     assert bench.resident_log().count("loaded the model") == 1
     assert torch.load(bench.folder / "results/hidden/x0.pt", weights_only=True).shape == (1, 4, 8, 8)
@@ -130,9 +132,7 @@ def test_what_a_killed_resident_leaves_is_cleared_by_the_next_of_any_model(bench
 
 @pytest.mark.fault("kill")
 def test_a_resident_that_is_stopped_is_given_up(bench):
-    text = bench.script.read_text()
-    assert "PATIENCE = 120.0" in text
-    bench.script.write_text(text.replace("PATIENCE = 120.0", "PATIENCE = 3.0"))
+    edit(bench.script, "PATIENCE = 120 ", "PATIENCE = 3 ")
     client = bench.client("first", **LONG)
     bench.begun("first")
     bench.resident().send_signal(signal.SIGSTOP)
@@ -147,10 +147,109 @@ def test_a_long_tmpdir_works(bench):
     wait_for(lambda: not residents(bench.folder))
 
 
+@pytest.mark.fault("clock")
+def test_a_machine_that_slept_costs_no_item(bench):
+    """All its processes stand still for longer than a resident may be silent."""
+    edit(bench.script, "PATIENCE = 120 ", "PATIENCE = 6 ")
+    client = bench.client("first", num_inference_steps=300)
+    bench.begun("first")
+    asleep = [bench.resident(), psutil.Process(client.pid)]
+    for process in asleep:
+        process.send_signal(signal.SIGSTOP)
+    morning = time.monotonic() + 7
+    wait_for(lambda: time.monotonic() > morning)
+    for process in asleep:
+        process.send_signal(signal.SIGCONT)
+    finished(client)
+    assert bench.hidden() == ["first.pt"]
+
+
+PLACE = f"gpi-latents-{os.getuid()}-{os.uname().nodename.partition('.')[0][-16:]}"
+
+
+def block(place: Path, by: str) -> None:
+    if by == "file":
+        place.touch()
+    elif by == "link":
+        place.with_name("elsewhere").mkdir(mode=0o700)
+        place.symlink_to(place.with_name("elsewhere"))
+    else:
+        place.mkdir(mode=0o700 if by == "folder of another user" else 0o755)
+        if by == "folder of another user":
+            os.chown(place, 65534, 65534)
+
+
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can make another's folder")
+OTHERS = pytest.param("folder of another user", marks=as_root)
+
+
 @pytest.mark.fault("stranger")
-def test_a_directory_that_others_can_enter_is_refused(bench):
-    (bench.tmp / f"gpi-latents-{os.getuid()}-{os.uname().nodename.partition('.')[0][-16:]}").mkdir(mode=0o755)
-    assert "is not a private directory of yours" in finished(bench.client("first"), 1)
+@pytest.mark.parametrize("by", ["file", "link", "open folder", OTHERS])
+def test_who_takes_the_name_of_the_sockets_folder_blocks_nobody(bench, by):
+    block(bench.tmp / PLACE, by)
+    clients = [bench.client(f"x{number}") for number in range(3)]
+    for client in clients:
+        finished(client)
+    assert len(residents(bench.folder)) == 1
+    folder = Path(bench.socket_path()).parent
+    assert folder.name == f"{PLACE}-1"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not list((bench.tmp / "elsewhere").glob("*"))
+
+
+@pytest.mark.fault("stranger")
+def test_where_all_names_are_taken_the_socket_is_in_the_users_own_folder(bench):
+    tmp, own = bench.tmp / "tmp", bench.tmp / "own"
+    tmp.mkdir()
+    own.mkdir(mode=0o700)
+    edit(bench.script, '"/tmp"', repr(str(tmp)))
+    bench.environment |= {"TMPDIR": "/nowhere", "XDG_RUNTIME_DIR": str(own)}
+    for name in ("", "-1", "-2", "-3", "-4"):
+        (tmp / f"{PLACE}{name}").touch()
+    finished(bench.client("first"))
+    assert list(own.glob("*/*.sock"))
+    bench.end()
+    own.chmod(0o755)  # not his alone
+    assert "no folder for the resident model's socket: set TMPDIR" in finished(bench.client("second"), 1)
+
+
+@pytest.mark.fault("stranger")
+def test_a_link_in_the_place_of_the_residents_log_is_not_written_through(bench):
+    private = bench.folder / "private"
+    private.write_text("mine")
+    (bench.folder / "logs").mkdir()
+    name = f"bench-{(bench.folder / paths.MODEL).stat().st_mtime_ns:x}-0"
+    (bench.folder / f"logs/resident-{os.uname().nodename}-{name}.log").symlink_to(private)
+    finished(bench.client("first"))
+    assert private.read_text() == "mine"
+
+
+@pytest.mark.fault("disk")
+@pytest.mark.parametrize("what", ["job", "resident", "folder"])
+def test_an_item_is_made_though_nothing_can_be_logged(bench, what):
+    """On a full disk, as /dev/full is one."""
+    with open("/dev/full", "w") as full:
+        if what == "resident":
+            socket = bench.tmp / PLACE / f"bench-{(bench.folder / paths.MODEL).stat().st_mtime_ns:x}-0.sock"
+            socket.parent.mkdir(mode=0o700)
+            options = {"--plan": bench.plan_folder, "--workers": 1, "--socket": socket, "--lock": f"{socket}.lock"}
+            command = [sys.executable, bench.folder / "resident.py", "serve"]
+            command += [str(part) for option in options.items() for part in option]
+            subprocess.Popen(command, cwd=bench.folder, env=bench.environment, stdout=full, stderr=full)
+            wait_for(socket.exists, what="the socket")
+        elif what == "folder":
+            (bench.folder / "logs").touch()
+        client = bench.client("first", stdout=full if what == "job" else subprocess.PIPE)
+    finished(client)
+    assert bench.hidden() == ["first.pt"]
+    assert len(residents(bench.folder)) == 1
+
+
+def test_a_plan_that_is_gone_is_named(bench):
+    bench.plan_folder = Path("another plan")
+    assert "another plan/items.jsonl, the plan of this run, cannot be read: No such file" in finished(
+        bench.client("first", place=0), 1
+    )
 
 
 @pytest.mark.fault("stranger")
@@ -166,6 +265,13 @@ def test_texts_arrive_as_they_are(shared):
     made = json.loads((shared.folder / "results/hidden/texts.pt").read_text())
     assert made["prompt"] == prompt
     (shared.folder / "results/hidden/texts.pt").unlink()
+
+
+def edit(script: Path, old: str, new: str) -> None:
+    """Change the client's copy."""
+    text = script.read_text()
+    assert text.count(old) == 1
+    script.write_text(text.replace(old, new))
 
 
 def test_the_client_imports_nothing_heavy():

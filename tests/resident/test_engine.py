@@ -18,6 +18,7 @@ from gpi_latents.origin import Origin, read_origin
 from gpi_latents.recipe import model_digest, recipe_digest
 from gpi_latents.resident import engine as module
 from gpi_latents.resident.engine import Engine, Request
+from gpi_latents.resident.progress import WAITING
 from gpi_latents.study.settings import load_config
 from helpers.bench import RECIPE, demo_model
 from helpers.study import draw
@@ -78,26 +79,26 @@ def test_notes_are_in_the_report_and_in_the_latents_file(engine, request_):
 def test_an_item_that_nobody_waits_for_ends_at_the_next_step_and_writes_nothing(engine, request_):
     asked = []
 
-    def is_wanted() -> bool:
-        asked.append(1)
-        return len(asked) < 3  # asked first before all, then after each step
+    def step(doing: str) -> None:
+        asked.append(doing)
+        if asked.count("making the latent") == 3:  # asked before all, then after each step
+            raise InterruptedError("its Snakemake has ended")
 
     with pytest.raises(InterruptedError, match="its Snakemake has ended"):
-        engine.extract(request_, is_wanted)
-    assert len(asked) == 3
+        engine.extract(request_, step)
+    assert asked == ["opening the picture", WAITING, *["making the latent"] * 3]
     assert not made()
     assert engine.free.qsize() == min(2, os.cpu_count() or 1)
 
 
 @pytest.mark.fault("picture")
 def test_a_picture_that_changes_while_it_is_processed_fails_its_item(engine, request_, monkeypatch):
-    def change_it() -> bool:
-        os.utime("p.png", (1e9, 1e9))
-        return True
+    def change_it(doing: str) -> None:
+        if doing == "making the latent":
+            os.utime("p.png", (1e9, 1e9))
 
-    calls = iter([lambda: True, change_it])
     with pytest.raises(ItemError, match="the picture was changed while it was read: run again"):
-        engine.extract(request_, lambda: next(calls, lambda: True)())
+        engine.extract(request_, change_it)
     assert not made()
     # After the last look at it, too, as long as the latent is not written.
     write = module.write_whole

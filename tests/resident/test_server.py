@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -63,6 +64,31 @@ def test_a_model_that_cannot_be_loaded_is_reported_to_all_who_wait(bench):
     for client in clients:
         assert "error: the model could not be loaded: the model gone is not on this machine" in finished(client, 1)
     wait_for(bench.nothing_left, what="the resident to end")
+
+
+@pytest.mark.fault("picture")
+def test_an_item_that_hangs_fails_by_name_and_the_others_are_made(tmp_path):
+    """It holds one of two threads for ever; one item is being made beside it, and one waits for its turn."""
+    bench = Bench(tmp_path / "study", stub=True, item_timeout=1)
+    draw(bench.folder / "hang.png")
+    hanging = bench.client("hangs", image="hang.png")
+    beside = bench.client("beside", num_inference_steps=600)
+    bench.begun("beside")
+    first = bench.resident()
+    waiting = bench.client("waiting")
+    problem = finished(hanging, 1)
+    assert re.search(
+        r"error: hang\.png: no progress for \d s while opening the picture; .* raise item_timeout", problem
+    )
+    assert bench.hidden() == []
+    for client in (beside, waiting):
+        assert "trying again" not in finished(client)
+    finished(bench.client("later"))
+    assert bench.hidden() == ["beside.pt", "later.pt", "waiting.pt"]
+    assert residents(bench.folder) != [first]
+    assert bench.resident_log().count("loaded the model") == 2
+    assert "hang.png: no progress" in finished(once(bench, "hang.png"), 1)
+    bench.end()
 
 
 @pytest.mark.fault("kill")
@@ -191,18 +217,11 @@ def test_without_a_resident_the_log_is_the_same(tmp_path):
 
 
 def once(bench: Bench, image: str, *pictures: str) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        bench.script.with_name("resident.py"),
-        "once",
-        "--plan",
-        bench.plan_folder,
-        "--image",
-        image,
-    ]
+    command = [sys.executable, bench.script.with_name("resident.py"), "once", "--plan", bench.plan_folder]
     return subprocess.Popen(
-        [*command, "--recipe", json.dumps(RECIPE), "--output", "results/hidden/a.pt", *pictures],
+        [*command, "--item", str(bench.place(image)), "--output", "results/hidden/a.pt", *pictures],
         cwd=bench.folder,
+        env=bench.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from gpi_latents import paths
 from gpi_latents.errors import InputError
-from gpi_latents.plan import read_config, read_plan
+from gpi_latents.plan import read_config, read_item, read_plan
 from gpi_latents.recipe import text_digest
 from gpi_latents.study.study import Study
 
@@ -46,6 +47,15 @@ def test_an_item_has_its_picture_its_recipe_and_its_files():
     assert found.image_bytes(item("b")) == -1
 
 
+def test_what_an_item_is_made_of_is_in_the_plan_where_its_command_says():
+    """Not on the command line, which all users of a machine can read."""
+    found = study(SHEET.replace(",y,", ',"é ""図""\n{y}",'))
+    for name, picture in (("001", "a.png"), ("b", "photos/../b.png")):
+        planned = read_item(found.plan, found.place(item(name)))
+        assert planned == {"image": picture, "recipe": json.loads(found.recipe(item(name)))}
+    assert planned["recipe"]["prompt"] == 'é "図"\n{y}'
+
+
 def test_keys_switch_pictures_and_the_report_off():
     found = study(output_image_dir=None, report=False)
     assert list(found.outputs) == ["latent"]
@@ -54,7 +64,7 @@ def test_keys_switch_pictures_and_the_report_off():
 
 
 def test_an_item_that_is_not_in_the_sheet_is_refused_by_name():
-    for ask in (study().image, study().image_bytes, study().recipe):
+    for ask in (study().image, study().image_bytes, study().recipe, study().place):
         with pytest.raises(InputError, match=r"The sheet sheet\.csv has no item 'c'"):
             ask(item("c"))
 
@@ -90,8 +100,8 @@ def test_what_changes_no_result_is_not_seen_by_the_stack_and_what_changes_the_ta
 def test_a_job_of_a_cluster_takes_the_plan_of_the_run_that_submitted_it():
     submitted = study()
     later = study(SHEET.replace(",y,", ",another,"), is_main=False)
-    assert later.plan == submitted.plan
-    assert later.recipe(item("b")) != submitted.recipe(item("b"))
+    for ask in ("plan", "items", "places"):  # also of what is edited meanwhile
+        assert getattr(later, ask) == getattr(submitted, ask)
     os.environ.pop("GPI_PLAN")
     assert read_plan(study(is_main=False).plan)["prompt"].tolist() == ["x", "y"]
 

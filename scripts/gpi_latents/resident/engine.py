@@ -17,6 +17,7 @@ from gpi_latents.files import write_whole
 from gpi_latents.model.source import locate, read_model
 from gpi_latents.origin import Origin
 from gpi_latents.recipe import model_digest, recipe_digest
+from gpi_latents.resident.progress import WAITING
 
 
 @dataclass(frozen=True)
@@ -69,36 +70,35 @@ class Engine:
         self.threads = len(slots) + (0 if on_cpu else 4)
         self.same_bits = diffusion.same_bits  # torch counts its threads for each of ours
 
-    def extract(self, request: Request, is_wanted: Callable[[], bool] = lambda: True) -> joblog.Finished:
+    def extract(self, request: Request, step: Callable[[str], None] = lambda doing: None) -> joblog.Finished:
         """Extract one item, in a thread of its own.
 
         Args:
             request: what to make.
-            is_wanted: whether a job still waits for it; if not, it is given up and nothing is written.
+            step: told what comes next, as `progress.Progress.step`; what it raises ends the item, of which nothing is
+                written then.
 
         Raises:
             ItemError: the item cannot be processed, or its picture was changed meanwhile.
-            InterruptedError: no job waits for it any more.
         """
         import torch
 
         from gpi_latents.core.pictures import png_bytes
         from gpi_latents.tensors.latent_file import latent_bytes
 
-        def stop_if_abandoned() -> None:
-            if not is_wanted():
-                raise InterruptedError("its Snakemake has ended")
-
-        stop_if_abandoned()
+        step("opening the picture")
         started = time.monotonic()
         before = _state(request.image)
         picture, handling = self.models[0].prepare(request.image, request.recipe)
         image_sha256 = file_digest(request.image)
+        step(WAITING)
         model = self.free.get()
         try:
+            step("making the latent")
             computing = time.monotonic()
-            latent = model.latent(picture, request.recipe, stop_if_abandoned)
+            latent = model.latent(picture, request.recipe, lambda: step("making the latent"))
             notes = handling.notes + model.prompt_notes(request.recipe)
+            step("decoding the latent")
             decoded = model.decode(latent) if request.picture else None
             seconds = time.monotonic() - computing
         except torch.OutOfMemoryError as error:
@@ -107,7 +107,7 @@ class Engine:
         finally:
             self.free.put(model)
         origin = Origin(recipe_digest(request.recipe), image_sha256, self.model_sha256, request.image, notes)
-        stop_if_abandoned()
+        step("writing the latent")
         _check_unchanged(request.image, before)
         # The latent comes last: with it the item is finished.
         if decoded is not None and request.picture is not None:

@@ -2,11 +2,12 @@
 
 Started by scripts/extract.py, which has the other half of the protocol. A request is one line of JSON on a Unix socket.
 An answer is lines of text that begin with a number: 102 accepted, 100 what is being done (a sign of life, every two
-seconds), 200 finished, 500 failed (501: failed, and more lines of the message follow).
+seconds), 200 finished, 500 failed (501: failed, and more lines of the message follow), 503 ask the next resident.
 
-It ends when it has had nothing to do for a while, when the Snakemakes that it works for have ended, and when its
-working directory is moved or removed. It holds the lock that its clients look at until its process has ended, and
-leaves no file behind.
+It ends when it has had nothing to do for a while, when the Snakemakes that it works for have ended, when its working
+directory is moved or removed, and when an item has made no progress for too long: its thread cannot be ended, so it
+fails, those being made are finished, and the others are asked of the next resident. It holds the lock that its clients
+look at until its process has ended, and leaves no file behind.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,16 @@ import psutil
 from gpi_latents import joblog
 from gpi_latents.errors import ItemError, UserError
 from gpi_latents.resident.engine import Engine, Request
+from gpi_latents.resident.progress import Progress
 
 REQUEST_LIMIT = 2**18  # bytes; the longest valid request is far below
 SIGN_OF_LIFE_SECONDS = 2.0
 WATCH_SECONDS = 0.5
+ASK_THE_NEXT = b"503 this resident is about to end\n"
+
+
+class Ending(Exception):
+    """The resident is about to end, and begins no more items."""
 
 
 class Resident:
@@ -57,6 +65,9 @@ class Resident:
         self.had_runs = False
         self.failure = ""
         self.engine: asyncio.Future[Engine] = asyncio.get_running_loop().create_future()
+        self.is_ending = False  # for an item that makes no progress
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.items: set[Progress] = set()
         self.directory = os.stat(".").st_ino, os.getcwd()
 
     async def load(self) -> None:
@@ -64,16 +75,15 @@ class Resident:
         try:
             engine = await asyncio.to_thread(Engine, self.config, self.workers)
         except Exception as error:
-            print(f"loading failed: {error!r}", file=sys.stderr, flush=True)
             self.failure = f"the model could not be loaded: {error or type(error).__name__}"
             self.engine.cancel()
-            return
+            return print(f"loading failed: {error!r}", file=sys.stderr, flush=True)
+        at_once = engine.free.qsize()
         self.pool = ThreadPoolExecutor(engine.threads, initializer=engine.same_bits)
+        self.engine.set_result(engine)
         seconds = time.monotonic() - self.started
         devices = ", ".join(str(model.device) for model in engine.models)
-        at_once = engine.free.qsize()
         print(f"loaded the model on {devices} in {seconds:.1f} s, {at_once} at a time", flush=True)
-        self.engine.set_result(engine)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client: one request, one answer."""
@@ -95,12 +105,12 @@ class Resident:
             line = await asyncio.wait_for(reader.readline(), timeout=30)
             request, run_pid = parse_request(json.loads(line), self.config)
         except (ValueError, TypeError, RecursionError, TimeoutError) as error:
-            _write_failure(writer, f"not a valid request: {error}")
+            writer.write(_failure(f"not a valid request: {error}"))
             return await writer.drain()
         try:
             run = self.runs.get(run_pid) or psutil.Process(run_pid)
         except (psutil.NoSuchProcess, ValueError):
-            _write_failure(writer, f"the Snakemake that asks, process {run_pid}, is not running")
+            writer.write(_failure(f"the Snakemake that asks, process {run_pid}, is not running"))
             return await writer.drain()
         self.runs[run.pid] = run
         self.had_runs = True
@@ -112,34 +122,59 @@ class Resident:
     ) -> None:
         # A killed client, or the clients that outlive a killed Snakemake, must not write over what a later run makes.
         abandoned = threading.Event()
-        work = asyncio.create_task(self._work(request, lambda: not abandoned.is_set() and _is_alive(run)))
+
+        def check() -> None:
+            if abandoned.is_set() or not _is_alive(run):
+                raise InterruptedError("its Snakemake has ended")
+            if self.is_ending and item.steps == 0:
+                raise Ending
+
+        item = Progress(self.config["item_timeout"], check)
+        self.items.add(item)
+        work = asyncio.create_task(self._work(request, item))
         hung_up = asyncio.create_task(reader.read(1))  # a client sends nothing more, so this returns when it hangs up
+        events: set[asyncio.Future] = {work, hung_up, self.ended}
+        problem = ""
         try:
-            while not work.done():
-                await asyncio.wait({work, hung_up}, timeout=SIGN_OF_LIFE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            while not work.done() and not problem:
+                await asyncio.wait(events, timeout=SIGN_OF_LIFE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if hung_up.done():
                     return
-                if not work.done():
+                if self.ended.done():
+                    break
+                if not work.done() and not (problem := item.problem(SIGN_OF_LIFE_SECONDS)):
                     state = joblog.WORKING if self.engine.done() else joblog.LOADING
                     writer.write(f"100 {state}\n".encode())
                     await writer.drain()
-            try:
-                finished = work.result()
-            except asyncio.CancelledError:
-                _write_failure(writer, self.failure)
-            except Exception as error:
-                _write_failure(writer, explain(error, request))
-            else:
-                writer.write(f"200 {joblog.line(finished)}\n".encode())
+            if problem:
+                self.is_ending = True
+            writer.write(_failure(f"{request.image}: {problem}") if problem else self._answer_of(work, request))
             await writer.drain()
         finally:
+            self.items.discard(item)
             abandoned.set()
             work.cancel()
             hung_up.cancel()
 
-    async def _work(self, request: Request, is_wanted: Callable[[], bool]) -> joblog.Finished:
+    async def _work(self, request: Request, item: Progress) -> joblog.Finished:
         engine = await asyncio.shield(self.engine)
-        return await asyncio.get_running_loop().run_in_executor(self.pool, engine.extract, request, is_wanted)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, engine.extract, request, item.step)
+        except Ending:
+            await asyncio.shield(self.ended)  # only then there is another to ask
+            raise
+
+    def _answer_of(self, work: asyncio.Task[joblog.Finished], request: Request) -> bytes:
+        if not work.done():
+            return ASK_THE_NEXT
+        try:
+            return f"200 {joblog.line(work.result())}\n".encode()
+        except asyncio.CancelledError:
+            return _failure(self.failure)
+        except Ending:
+            return ASK_THE_NEXT
+        except Exception as error:
+            return _failure(explain(error, request))
 
     async def watch(self) -> None:
         """Return when it is time to end."""
@@ -157,6 +192,8 @@ class Resident:
             vanished = True
         if vanished:
             return "the working directory was moved or removed"
+        if self.is_ending and not any(item.is_at_work for item in self.items):
+            return "an item made no progress"
         if self.clients:
             return ""
         if self.failure:
@@ -219,13 +256,18 @@ async def serve_until_idle(socket_path: Path, lock_path: Path, config: Mapping[s
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # others are there
         socket_path.parent.rmdir()
+    resident.ended.set_result(None)
+    for _ in range(100 if resident.is_ending else 0):
+        if resident.clients:
+            await asyncio.sleep(0.05)  # until they know that they have to ask another
     # At once, without waiting for threads that load or compute for nobody; the lock is free when the process has ended.
-    sys.stdout.flush()
     os._exit(0)
 
 
 def once(config: Mapping[str, Any], image: str, recipe: dict[str, Any], latent: str, picture: str | None = None) -> str:
     """Load the model and extract one item: the way without a resident.
+
+    A thread may be left behind, which does not end.
 
     Returns:
         The line for the item's log.
@@ -234,15 +276,22 @@ def once(config: Mapping[str, Any], image: str, recipe: dict[str, Any], latent: 
         ItemError: the model cannot be loaded, or the item cannot be processed.
     """
     request = Request(image, recipe, latent, picture)
+    item = Progress(config["item_timeout"])
     try:
-        return joblog.line(Engine(config, workers=1, replicas=1).extract(request))
+        engine = Engine(config, workers=1, replicas=1)
+        work = ThreadPoolExecutor(1, initializer=engine.same_bits).submit(engine.extract, request, item.step)
+        while not work.done():
+            futures.wait([work], timeout=SIGN_OF_LIFE_SECONDS)
+            if not work.done() and (problem := item.problem(SIGN_OF_LIFE_SECONDS)):
+                raise ItemError(problem)
+        return joblog.line(work.result())
     except Exception as error:
         raise ItemError(joblog.ERROR + explain(error, request)) from error
 
 
-def _write_failure(writer: asyncio.StreamWriter, message: str) -> None:
+def _failure(message: str) -> bytes:
     *first, last = message.splitlines() or [""]
-    writer.write("".join([*(f"501 {line}\n" for line in first), f"500 {last}\n"]).encode(errors="replace"))
+    return "".join([*(f"501 {line}\n" for line in first), f"500 {last}\n"]).encode(errors="replace")
 
 
 def _is_own_user(connection: socket.socket) -> bool:

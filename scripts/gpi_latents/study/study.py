@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import Any
 
 import pandas as pd
@@ -13,7 +15,7 @@ import pandas as pd
 from gpi_latents import paths, run
 from gpi_latents.errors import InputError
 from gpi_latents.model.family import model_files, model_identity
-from gpi_latents.plan import PLAN_COLUMNS, write_plan
+from gpi_latents.plan import PLAN_COLUMNS, item_lines, read_item_lines, read_plan, write_plan
 from gpi_latents.recipe import SETTINGS, canonical, recipe, text_digest
 from gpi_latents.study.settings import load_config
 from gpi_latents.study.sheet import index_table, read_items
@@ -52,15 +54,23 @@ class Study:
         self.config = load_config(given, command_line)
         self.sheet = read_items(self.config, check_images=is_main)
         table, recipes = plan_table(self.config, self.sheet)
-        self.items = dict(zip(self.sheet["id"], zip(self.sheet["image"], recipes, strict=True), strict=True))
+        images = list(map(paths.plain, self.sheet["image"]))
+        lines = item_lines(images, recipes)
+        self.items = dict(zip(self.sheet["id"], zip(images, recipes, strict=True), strict=True))
         self.table = text_digest(table.drop(columns=PLAN_COLUMNS).to_csv(index=False))
         self.stale: dict[str, str] = {}
         if is_main:
             run.check_dates(self.config)
             self.stale = stale_results(self.config, table, self._zeroed())
-        if is_main or "GPI_PLAN" not in os.environ:  # a cluster's job takes that of the run which submitted it
-            os.environ["GPI_PLAN"] = write_plan(self.config, table)
+        if is_main or "GPI_PLAN" not in os.environ:
+            os.environ["GPI_PLAN"] = write_plan(self.config, table, lines)
+        else:  # a cluster's job takes the plan of the run which submitted it, whatever the sheet has become since
+            lines = read_item_lines(os.environ["GPI_PLAN"])
+            planned = map(json.loads, lines)
+            images_and_recipes = [(item["image"], canonical(item["recipe"])) for item in planned]
+            self.items = dict(zip(read_plan(os.environ["GPI_PLAN"])["id"], images_and_recipes, strict=True))
         self.plan = os.environ["GPI_PLAN"]
+        self.places = dict(zip(self.items, accumulate(map(len, lines), initial=0), strict=False))
         self.latents = [paths.latent_path(self.config, item_id) for item_id in self.items]
         self.checksums = paths.checksum_paths(len(self.latents))
         self.figures = paths.figures(self.config)
@@ -73,7 +83,7 @@ class Study:
 
     def image(self, wildcards: Any) -> str:
         """The path of an item's picture."""
-        return paths.plain(self._item(wildcards)[0])
+        return self._item(wildcards)[0]
 
     def image_bytes(self, wildcards: Any) -> int:
         """The size of a picture's file in bytes, -1 if it does not exist.
@@ -89,6 +99,11 @@ class Study:
         """An item's recipe as one text: of several params, Snakemake would not notice two that swap their values."""
         return self._item(wildcards)[1]
 
+    def place(self, wildcards: Any) -> int:
+        """Where an item's line begins in the plan, in bytes."""
+        self._item(wildcards)
+        return self.places[wildcards.id]
+
     def block(self, wildcards: Any) -> list[str]:
         """The latents of the wildcard `block`."""
         return paths.block(self.latents, int(wildcards.block))
@@ -98,7 +113,11 @@ class Study:
         return run.lost_results(self.config, self.items, checksums)
 
     def extract_command(self, python: str, cores: int | None) -> str:
-        """The beginning of the command that extracts an item: with the resident model, or each job by itself."""
+        """The beginning of the command that extracts an item: with the resident model, or each job by itself.
+
+        What differs between items is added: their result files, and their place in the plan. Their prompts and paths
+        are not, since all users of a machine can read command lines.
+        """
         scripts = paths.SCRIPTS
         if not self.config["resident"]:
             return shlex.join([python, f"{scripts}/resident.py", "once", "--plan", self.plan])
@@ -123,7 +142,7 @@ class Study:
         An edited core is then never answered by an old process. The client adds the model and the Slurm job.
         """
         keys = ["model_id", "vae_id", "variant", "cache_dir", "device", "dtype"]
-        keys += ["output_hidden_dir", "output_image_dir"]
+        keys += ["output_hidden_dir", "output_image_dir", "item_timeout"]
         name = hashlib.sha256(canonical([{key: self.config[key] for key in keys}, python, os.getcwd()]).encode())
         for source in sorted(paths.PACKAGE.rglob("*.py")):
             name.update(source.read_bytes())
