@@ -105,6 +105,43 @@ def test_folders_that_cannot_be_written_are_named():
     assert os.listdir() == ["disk"]
 
 
+@pytest.mark.fault("disk")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a disk")
+def test_a_disk_without_room_for_logs_is_named_before_a_run_and_after_it():
+    sheet = pd.DataFrame({"id": ["a"], "image": ["a.png"]})
+    for name in ("results", "logs"):
+        Path(name).mkdir()
+    Path(paths.MODEL).touch()
+    full = f"Results cannot be written to {os.getcwd()}/logs: No space left on device"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", "logs"], check=True)
+    try:
+        run.check_writable(CONFIG)
+        assert full not in run.unfinished(CONFIG, sheet)
+        Path("logs/filler").write_bytes(bytes(8192))
+        with pytest.raises(InputError, match=full):
+            run.check_writable(CONFIG)
+        assert run.unfinished(CONFIG, sheet).endswith(f"1 of 1 items were not reached: run again for them.\n{full}")
+    finally:
+        subprocess.run(["umount", "-l", "logs"], check=True)
+
+
+@pytest.mark.fault("stranger")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a link to somebody else")
+@pytest.mark.parametrize("link", ["results/hidden", "results", "logs/extract"])
+def test_a_result_folder_that_somebody_else_has_linked_elsewhere_is_refused(link):
+    """A folder of somebody else is none: in a study that a group shares, members make each other's folders."""
+    Path("elsewhere").mkdir()
+    os.chown("elsewhere", 65534, 65534)
+    Path(link).parent.mkdir(exist_ok=True)
+    Path(link).symlink_to(Path("elsewhere").absolute())
+    run.check_writable(CONFIG)
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+    with pytest.raises(InputError, match=rf"^{link} is a link to '{os.getcwd()}/elsewhere', made by neither you nor"):
+        run.check_writable(CONFIG)
+    os.chown(".", 65534, 65534)  # the study is his
+    run.check_writable(CONFIG)
+
+
 @pytest.mark.fault("two runs")
 def test_a_second_run_is_refused_until_the_first_has_ended_however_it_ends():
     Path(".snakemake").mkdir()

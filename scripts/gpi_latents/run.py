@@ -41,19 +41,37 @@ def check_dates(config: Mapping[str, Any]) -> None:
 
 
 def check_writable(config: Mapping[str, Any]) -> None:
-    """Check that results can be written, since Snakemake ends with a traceback if they cannot.
+    """Check that results and logs can be written, since Snakemake ends with a traceback if they cannot.
 
     Raises:
-        InputError: a folder that cannot be written, and why.
+        InputError: a folder that cannot be written, and why; or a link to a folder that a stranger has made.
     """
-    chosen = [config["output_hidden_dir"], config["output_image_dir"], os.path.dirname(config["stacked"])]
-    for folder in filter(None, [*chosen, "results", "logs"]):
-        existing = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+    for folder in _folders(config):
+        for path in (folder, *folder.parents):
+            if path.is_symlink() and path.lstat().st_uid not in (os.getuid(), 0, os.stat(".").st_uid):
+                raise InputError(
+                    f"{path} is a link to {os.readlink(path)!r}, made by neither you nor the owner of {os.getcwd()}. "
+                    "If your results shall go there, remove the link and make it yourself"
+                )
+    if problem := unwritable(config):
+        raise InputError(problem)
+
+
+def unwritable(config: Mapping[str, Any]) -> str:
+    """Why results or logs cannot be written, as a text for the user; empty if they can."""
+    for folder in _folders(config):
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
         try:
-            with tempfile.TemporaryFile(dir=existing):
-                pass
+            with tempfile.TemporaryFile(dir=existing) as file:
+                file.write(bytes(4096))  # on a full disk, an empty file has room
         except OSError as error:
-            raise InputError(f"Results cannot be written to {existing.absolute()}: {error.strerror}") from None
+            return f"Results cannot be written to {existing.absolute()}: {error.strerror}"
+    return ""
+
+
+def _folders(config: Mapping[str, Any]) -> list[Path]:
+    chosen = [config["output_hidden_dir"], config["output_image_dir"], os.path.dirname(config["stacked"])]
+    return [Path(folder) for folder in (*chosen, *paths.FOLDERS, "logs", "logs/extract") if folder]
 
 
 def lock_run() -> None:
@@ -179,6 +197,7 @@ def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
         texts.append(bulleted(heading, lines))
     if rest := len(missing) - len(failed):
         texts.append(f"{rest} of {len(sheet)} items were not reached: run again for them.")
+    texts.append(unwritable(config))  # where no log can be written, the jobs themselves said nothing
     return "\n".join(filter(None, texts))
 
 
