@@ -40,6 +40,7 @@ def test_a_job_that_worked_ends_its_log_with_one_line_that_is_read_back(tmp_path
         ("5\n", "5"),
         ("", ""),  # not begun
         ("loading the model\nworking on it\n", ""),  # killed
+        ("working on it\nTraceback (most recent call last):\n  File\nKeyboardInterrupt\n\n", ""),  # by Ctrl-C
     ],
 )
 def test_a_job_that_failed_gives_its_reason_in_one_line(tmp_path, text, reason):

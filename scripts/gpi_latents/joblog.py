@@ -52,10 +52,16 @@ def read(path: str) -> Finished | None:
 
 
 def failure(path: str) -> str:
-    """Why a job failed, in one line of at most 500 characters; empty if it worked, did not start or was killed."""
+    """Why a job failed, in one line of at most 500 characters; empty if it worked, did not start or was ended."""
     if read(path) is not None:
         return ""
-    text = read_text(path)
+    text = read_own(path)
     _, is_there, message = f"\n{text}".partition(f"\n{ERROR}")  # before it, what C libraries print
     lines = message.splitlines() if is_there else [line for line in text.splitlines() if line not in STATES]
     return " ".join(lines)[:500]
+
+
+def read_own(path: str) -> str:
+    """The text of a job's log; empty if the user ended the job by Ctrl-C, of which Python leaves a traceback."""
+    text = read_text(path)
+    return "" if text.endswith("KeyboardInterrupt") else text

@@ -18,7 +18,7 @@ import pandas as pd
 
 from gpi_latents import joblog, paths
 from gpi_latents.errors import InputError, bulleted
-from gpi_latents.files import future_files, missing_files, read_text
+from gpi_latents.files import future_files, missing_files
 
 
 def check_dates(config: Mapping[str, Any]) -> None:
@@ -181,14 +181,14 @@ def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
     failed = failed[failed["reason"] != ""]
     texts = []
     if not os.path.exists(paths.MODEL):
-        lines = read_text("logs/model.log").splitlines()
+        lines = joblog.read_own("logs/model.log").splitlines()
         texts += [line for line in lines if not line.startswith(joblog.PROGRESS)]
     elif missing.empty and os.path.exists(paths.INDEX):
         # Snakemake removes what a failed job was to make.
         names = [name for name in paths.figures(config) if not os.path.exists(f"results/report/{name}.json")]
-        texts += map(read_text, [*(f"logs/figure/{name}.log" for name in names), "logs/report.log"])
+        texts += map(joblog.read_own, [*(f"logs/figure/{name}.log" for name in names), "logs/report.log"])
     elif missing.empty:
-        texts += map(read_text, ["logs/stack.log", *sorted(glob.glob("logs/checksums/*.log"))])
+        texts += map(joblog.read_own, ["logs/stack.log", *sorted(glob.glob("logs/checksums/*.log"))])
     if not failed.empty:
         with contextlib.suppress(OSError):
             failed.to_csv(paths.FAILED, index_label="sheet_row")

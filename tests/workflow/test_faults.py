@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -138,6 +139,29 @@ def test_a_kill_of_snakemake_around_the_write_of_a_latent_heals(begun, undisturb
         if stage == STAGES[0]:
             assert "--unlock" in begun.run(fails=True).text
         begun.run("--unlock")
+    as_undisturbed(begun, undisturbed)
+
+
+@pytest.mark.fault("kill")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("number", "left"), [(signal.SIGINT, 4), (signal.SIGTERM, 3)])
+def test_a_run_that_its_user_ends_blames_no_item(begun, undisturbed, number, left):
+    """By Ctrl-C, which a terminal sends to all processes of the run; or by the signal that ends Snakemake gently."""
+    stop = Stop(begun, (r"hidden_p\d\.pt", "before"))
+    run = begun.start(cores=1)
+    point = stop.reached()
+    if number == signal.SIGINT:
+        os.killpg(run.pid, number)
+    else:
+        run.send_signal(number)
+        stop.release(point)
+    output, succeeded = end(run)
+    assert not succeeded
+    assert f"{left} of {ITEMS} items were not reached: run again for them" in output
+    assert "items failed" not in output
+    assert not (begun.folder / "logs/failed.csv").exists()
+    stop.release(point)
+    stop.pause()
     as_undisturbed(begun, undisturbed)
 
 
