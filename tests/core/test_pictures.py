@@ -55,7 +55,7 @@ def test_transparency_is_laid_on_white(tmp_path, mode):
 
 
 @pytest.mark.fault("picture")
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
+@pytest.mark.parametrize("suffix", ["png", "tiff", "jp2"])
 def test_16_bits_are_scaled_not_clipped(tmp_path, suffix):
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(8, 0)
     Image.fromarray(ramp).save(tmp_path / f"ramp.{suffix}")

@@ -167,6 +167,18 @@ def test_a_palette_may_be_of_8_bits_though_16_are_due(tmp_path, most):
 
 
 @pytest.mark.fault("picture")
+def test_a_bitmap_of_16_bits_has_them_for_three_colours(tmp_path):
+    values = np.arange(32)
+    packed = (values << 11 | values[::-1] << 6 | 31).astype("<u2").tobytes()  # 5, 6 and 5 bits
+    masks = struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    header = struct.pack("<IiiHHIIiiII", 40, 32, 1, 1, 16, 3, len(packed), 0, 0, 0, 0) + masks
+    (tmp_path / "p.bmp").write_bytes(struct.pack("<2sIHHI", b"BM", 66 + len(packed), 0, 0, 66) + header + packed)
+    expected = np.stack([values / 31, values[::-1] * 2 / 63, np.full(32, 1)], axis=-1) * 255
+    assert np.abs(shown(tmp_path / "p.bmp") - expected).max() <= 1
+    assert open_picture(tmp_path / "p.bmp")[1].notes == []
+
+
+@pytest.mark.fault("picture")
 def test_lab_of_a_tiff_is_what_the_formulas_say(tmp_path):
     lab = np.stack(np.meshgrid([40, 50, 60], [-20, 0, 20], [-20, 0, 20], indexing="ij"), axis=-1).reshape(1, -1, 3)
     stored = (lab * (2.55, 1, 1)).round().astype(int).astype(np.uint8)  # a and b as signed numbers
