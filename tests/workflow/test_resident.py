@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 
+import psutil
 import pytest
 from helpers.study import Study, residents, wait_for
 
-pytestmark = [pytest.mark.fault("kill"), pytest.mark.long]
+pytestmark = pytest.mark.long
 
 
+@pytest.mark.fault("kill")
 @pytest.mark.parametrize("ending", ["error", "SIGINT", "SIGKILL"])
 def test_nothing_is_left_behind_after_a_run(study, ending):
     """Nor after the next one, which succeeds."""
@@ -36,3 +38,30 @@ def test_nothing_is_left_behind_after_a_run(study, ending):
 def check_nothing_left(study: Study) -> None:
     wait_for(lambda: not residents(study.folder), 60, "the resident to end")
     assert not [*study.tmp.rglob("gpi-latents*"), *(study.folder / "results").rglob("*.tmp")]
+
+
+@pytest.mark.fault("stranger")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("resident", [True, False])
+def test_prompts_and_paths_stand_on_no_command_line(study, resident):
+    """All users of a machine can read those, by `ps`."""
+    study.config(resident=resident)
+    secret = {"prompt": "a secret", "negative_prompt": "another secret"}
+    study.pictures(2, strength=1, num_inference_steps=200, **secret)
+    run = study.start()
+    seen: set[str] = set()
+
+    def look() -> bool:
+        for process in psutil.process_iter():
+            try:
+                if process.cwd() == str(study.folder.resolve()):
+                    seen.add(" ".join(process.cmdline()))
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                pass
+        return run.process.exitcode is not None
+
+    wait_for(look, 200, "the run to end")
+    assert run.returncode == 0, run.communicate()[0]
+    clients = [line for line in seen if ("extract.py" if resident else "resident.py once") in line]
+    assert len(clients) >= 4  # of each item, the client and its shell
+    assert not [line for line in seen if "secret" in line or "pictures" in line]
