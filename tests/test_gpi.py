@@ -81,6 +81,44 @@ def test_results_without_provenance_or_copied_elsewhere_are_found(tmp_path, resu
     assert len(gpi.load(moved)[0]) == 6
 
 
+@pytest.mark.fault("results")
+def test_studies_whose_results_are_links_into_one_scratch_folder_each_find_their_own_tensor(tmp_path):
+    """As on clusters; beside the links' targets lie the tensors of a third study."""
+    scratch = tmp_path / "scratch"
+    for name, sheet in (("one", SHEET), ("two", SHEET[::-1].assign(row=range(6)))):
+        for stacked in ("results/latents.npy", "tensors/all.npy"):
+            results = make_results(tmp_path / f"{name}-{stacked[:3]}/results", stacked, sheet)
+            shutil.move(results, scratch / results.parent.name)
+            results.symlink_to(scratch / results.parent.name)
+    for stacked in ("results/latents.npy", "tensors/all.npy"):
+        make_results(tmp_path / "third/results", stacked, SHEET)
+        (tmp_path / "third" / stacked).parent.rename(scratch / stacked.split("/")[0])
+        shutil.rmtree(tmp_path / "third")
+    for kind in ("res", "ten"):
+        assert gpi.load(tmp_path / f"one-{kind}/results")[0][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+        assert gpi.load(tmp_path / f"two-{kind}/results", check=False)[0][:, 0, 0, 0].tolist() == [5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.fault("results")
+def test_a_copy_beside_the_results_that_it_was_made_of_has_its_own_tensor(tmp_path, results):
+    shutil.copytree(results, tmp_path / "copy")
+    shutil.rmtree(results)
+    make_results(results, sheet=SHEET[::-1].assign(row=range(6)))
+    assert gpi.load(tmp_path / "copy")[0][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert gpi.load(results / "hidden/..")[0][:, 0, 0, 0].tolist() == [5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.fault("results")
+def test_a_link_that_leads_to_nothing_is_named(tmp_path, results):
+    (results / "latents.pt").unlink()
+    (results / "latents.pt").symlink_to("/gone/latents.pt")
+    with pytest.raises(DataError, match=r"results/latents\.pt is a link to '/gone/latents\.pt', which does not exist"):
+        gpi.load(results)
+    (tmp_path / "other").symlink_to("/gone/scratch")
+    with pytest.raises(DataError, match=r"index\.csv cannot be read: .*other is a link to '/gone/scratch', which"):
+        gpi.load(tmp_path / "other")
+
+
 def test_arrays_are_those_of_the_chosen_items(results):
     R, index = gpi.load(results)
     R, Y, T, C = gpi.arrays(R, index, "outcome", "treatment", ["size", "strength"], query="size in [0.1, 2, 3, 6]")

@@ -47,6 +47,14 @@ def read_text(path: str | Path) -> str:
         return ""
 
 
+def dangling_link(path: str | Path) -> str:
+    """The link on the way to a file or folder that leads to nothing, in words; empty if there is none."""
+    for place in (*reversed(Path(path).parents), Path(path)):
+        if place.is_symlink() and not place.exists():
+            return f"{place} is a link to {os.readlink(place)!r}, which does not exist"
+    return ""
+
+
 def remove_files(paths: Iterable[str]) -> None:
     """Remove those of the files that exist."""
     for path in paths:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from gpi_latents import paths
 from gpi_latents.errors import DataError, listed
+from gpi_latents.files import dangling_link
 from gpi_latents.gpi_query import choose
 from gpi_latents.plan import MISSING, NUMBER, RESULT_COLUMNS
 from gpi_latents.study.outdated import outdated
@@ -46,12 +47,16 @@ def load(results_dir: str | Path = "results", check: bool = True) -> tuple[np.nd
     Raises:
         DataError: a file is missing or damaged, or the tensor and the table do not belong together.
     """
-    folder = Path(results_dir).resolve()
+    # A link is not followed: the study is where the results are named, not where a disk keeps them.
+    folder = Path(results_dir).absolute()
+    folder = folder.resolve() if folder.name == ".." else folder
     index_file = folder / Path(paths.INDEX).name
     try:
         index = pd.read_csv(index_file, dtype=str, keep_default_na=False)
     except FileNotFoundError:
-        raise DataError(f"{index_file} is missing: run snakemake without a target, which makes it") from None
+        raise DataError(_absent(index_file)) from None
+    except OSError as error:
+        raise DataError(f"{index_file} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise DataError(f"{index_file} is not an index table of this workflow ({error})") from None
     if missing := {"row", "id", "sha256"} - set(index.columns):
@@ -149,13 +154,23 @@ def _tensor_file(folder: Path) -> Path:
     origin = folder / Path(paths.PROVENANCE).name
     candidates = [folder / name for name in ("latents.pt", "latents.npy", "latents.safetensors")]
     try:
-        stacked = json.loads(origin.read_text(encoding="utf-8"))["config"]["stacked"]
-        candidates = [folder.parent / stacked, folder / Path(stacked).name]
+        stacked = Path(json.loads(origin.read_text(encoding="utf-8"))["config"]["stacked"])
+        # A copy of the folder may stand beside the one that it was made of.
+        named = folder.joinpath(*stacked.parts[1:]) if stacked.parts[0] == "results" else folder.parent / stacked
+        candidates = [named, folder / stacked.name]
     except FileNotFoundError:
         pass
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{origin} is damaged: delete it and run snakemake again") from None
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    if not (found := [path for path in candidates if path.is_file()]):
+        raise DataError(_absent(candidates[0]))
+    return found[0]
+
+
+def _absent(path: Path) -> str:
+    if link := dangling_link(path):
+        return f"{path} cannot be read: {link}. Is its disk at hand?"
+    return f"{path} is missing: run snakemake without a target, which makes it"
 
 
 def _check_order(R: np.ndarray, index: pd.DataFrame) -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from gpi_latents import joblog, paths
 from gpi_latents.errors import InputError, bulleted
-from gpi_latents.files import future_files, missing_files
+from gpi_latents.files import dangling_link, future_files, missing_files
 
 
 def check_dates(config: Mapping[str, Any]) -> None:
@@ -60,6 +60,8 @@ def check_writable(config: Mapping[str, Any]) -> None:
 def unwritable(config: Mapping[str, Any]) -> str:
     """Why results or logs cannot be written, as a text for the user; empty if they can."""
     for folder in _folders(config):
+        if link := dangling_link(folder):
+            return f"Results cannot be written to {folder}: {link}. Make that folder, or remove the link"
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         try:
             with tempfile.TemporaryFile(dir=existing) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -257,6 +258,33 @@ def test_a_disk_that_is_full_or_becomes_read_only_is_reported_and_heals(begun, u
 
 
 @pytest.mark.fault("disk")
+@pytest.mark.timeout(300)
+@as_root
+def test_logs_without_room_cost_no_latent_and_the_run_says_so(begun, undisturbed, small_disk):
+    logs = small_disk("logs", "64k")
+    full = f"Results cannot be written to {begun.folder.resolve()}/logs: No space left on device"
+    filler = logs / "filler"
+    filler.write_bytes(bytes(64 * 1024))
+    run = begun.run(fails=True)
+    assert full in run.text
+    assert "Traceback" not in run.output
+    assert not begun.digests()
+    filler.unlink()
+    stop = Stop(begun, (r"hidden_p\d\.pt", "before"))
+    run = begun.start(cores=1)
+    number = stop.reached()
+    with contextlib.suppress(OSError):
+        filler.write_bytes(bytes(64 * 1024))
+    stop.release(number)
+    output, succeeded = end(run)
+    assert not succeeded  # the stack cannot say what it did
+    assert full in output
+    assert begun.digests() == undisturbed.digests()
+    filler.unlink()
+    as_undisturbed(begun, undisturbed)
+
+
+@pytest.mark.fault("disk")
 @as_root
 @pytest.mark.parametrize("folder", ["results/hidden", "stacked"])
 def test_a_read_only_disk_is_refused_before_anything_runs(begun, small_disk, folder):
@@ -266,6 +294,19 @@ def test_a_read_only_disk_is_refused_before_anything_runs(begun, small_disk, fol
     assert f"Results cannot be written to {begun.folder.resolve() / folder}: Read-only file system" in run.text
     assert "Traceback" not in run.output
     assert not begun.digests()
+
+
+@pytest.mark.fault("disk")
+@pytest.mark.parametrize("folder", ["results", "results/hidden", "logs"])
+def test_results_that_are_a_link_to_nothing_are_refused(begun, folder):
+    link = begun.folder / folder
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(begun.tmp / "gone")
+    run = begun.run(fails=True)
+    assert f"{folder} is a link to '{begun.tmp}/gone', which does not exist. Make that folder" in run.text
+    assert "Traceback" not in run.output
+    (begun.tmp / "gone").mkdir()
+    assert begun.plan()
 
 
 # --- Pictures that change ---
