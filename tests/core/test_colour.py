@@ -11,9 +11,11 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from gpi_latents.core.pictures import open_picture
-from helpers.odd_pictures import ADOBE_RGB, SRGB, chunk, grey_profile, rgb_profile, write_png
+from helpers.odd_pictures import ADOBE_RGB, SRGB, chunk, cmyk_profile, grey_profile, rgb_profile, write_png
 from PIL import Image, ImageCms
+from skimage.color import lab2rgb
 
 RAMP = np.arange(256, dtype=np.uint8)[None].repeat(4, 0)
 RAMP_16 = np.arange(0, 65536, 64, dtype=np.uint16)[None].repeat(4, 0)
@@ -91,13 +93,29 @@ def test_grey_of_16_bits_keeps_them_until_its_profile_is_applied(tmp_path, gamma
 
 
 @pytest.mark.fault("picture")
-def test_colours_of_16_bits_are_off_by_less_than_a_level_on_average(tmp_path):
-    """Pillow keeps 8 of the 16 bits; it is worst for linear light, whose darkest steps are far apart."""
-    light = np.where(CUBE <= 10, CUBE / 255 / 12.92, ((CUBE / 255 + 0.055) / 1.055) ** 2.4)
-    write_png(tmp_path / "p.png", (light * 65535).round().astype(int), 16, iccp(rgb_profile(1.0)))
-    assert errors(tmp_path / "p.png", CUBE).mean() < 1
-    write_png(tmp_path / "srgb.png", CUBE.astype(int) * 257, 16)
-    assert errors(tmp_path / "srgb.png", CUBE).max() == 0
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_colours_of_16_bits_keep_them_until_their_profile_or_gamma_is_applied(tmp_path, suffix):
+    """In 8 bits, the darkest step of linear light would be 13 levels of sRGB, and the error 1.1 on average."""
+    light = np.random.default_rng(0).integers(0, 65536, (64, 64, 4)).astype(np.uint16)
+    light[..., :3] = light[..., :3].astype(float) ** 2 / 65536  # more of the dark
+    light[..., 3] = 65535
+    expected = srgb(light[..., :3] / 65535)
+    path = tmp_path / f"p.{suffix}"
+    for bands in (3, 4):
+        if suffix == "png":
+            write_png(path, light[..., :bands], 16, iccp(rgb_profile(1.0)))
+        else:
+            tifffile.imwrite(path, light[..., :bands], photometric="rgb", iccprofile=rgb_profile(1.0))
+        assert errors(path, expected).mean() < 0.4
+        assert errors(path, expected).max() < 4
+    write_png(tmp_path / "gamma.png", light[..., :3], 16, chunk(b"gAMA", struct.pack(">I", 100_000)))
+    assert errors(tmp_path / "gamma.png", expected).max() < 0.6
+
+
+@pytest.mark.fault("picture")
+def test_colours_of_16_bits_in_srgb_are_off_by_less_than_a_level(tmp_path):
+    write_png(tmp_path / "p.png", CUBE.astype(int) * 257, 16)
+    assert errors(tmp_path / "p.png", CUBE).max() == 0
 
 
 @pytest.mark.fault("picture")
@@ -224,6 +242,23 @@ def test_hdr_avif_and_adobe_rgb_that_only_exif_names_are_warnings(tmp_path):
     exif[0x8769] = {0xA005: {1: "R03"}}
     Image.new("RGB", (64, 64), "red").save(tmp_path / "p.jpg", exif=exif)
     assert "Adobe RGB by its EXIF" in open_picture(tmp_path / "p.jpg")[1].doubts[0]
+
+
+@pytest.mark.fault("picture")
+@pytest.mark.parametrize("suffix", ["jpg", "tiff"])
+def test_cmyk_gets_its_profile(tmp_path, suffix):
+    """Of a press whose three inks are of one colour; Adobe's programs store the CMYK of JPEGs inverted."""
+    ink = (60.0, 30.0, 20.0)
+    path = tmp_path / f"p.{suffix}"
+    for inks, lab in {
+        (0, 0, 0, 0): (100, 0, 0),
+        (255, 0, 0, 0): ink,
+        (0, 0, 255, 0): ink,
+        (0, 0, 0, 255): (0, 0, 0),
+    }.items():
+        Image.new("CMYK", (16, 16), inks).save(path, icc_profile=cmyk_profile(ink))
+        assert errors(path, 255 * lab2rgb(np.full((16, 16, 3), lab, float))).mean() < 2
+        assert notes(path) == ["colour profile 'some press' applied"]
 
 
 @pytest.mark.fault("picture")

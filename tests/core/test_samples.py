@@ -104,7 +104,7 @@ def test_a_range_that_does_not_hold_or_is_the_pictures_own_is_a_warning(tmp_path
     tags = [(SMIN, "H", 4, (0, 0, 0, 0)), (SMAX, "H", 4, (40_000,) * 4)]
     colours = np.concatenate([COLOURS, np.ones_like(COLOURS[..., :1])], axis=-1) * 40_000
     tifffile.imwrite(tmp_path / "alpha.tiff", colours.astype(np.uint16), photometric="rgb", extratags=tags)
-    assert "not applied to colours with transparency" in doubts(tmp_path / "alpha.tiff")
+    assert "cannot be applied to such a picture" in doubts(tmp_path / "alpha.tiff")
     assert "it is stretched" in doubts(tmp_path / "own.tiff")
     assert shown(tmp_path / "own.tiff")[0, [0, -1], 0].tolist() == [0, 255]
 

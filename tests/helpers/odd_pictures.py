@@ -53,6 +53,22 @@ def rgb_profile(gamma: float, primaries: tuple = SRGB, name: str = "some RGB") -
     return _profile(b"RGB ", name, columns | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), _curve(gamma)))
 
 
+def cmyk_profile(ink: tuple[float, float, float], name: str = "some press") -> bytes:
+    """An ICC profile of a press whose paper is white, whose black is black, and whose other inks all print as `ink`.
+
+    Args:
+        ink: its colour in CIE Lab.
+        name: of the profile.
+    """
+    corners = np.array([(100, 0, 0), ink, (0, 0, 0)])
+    chosen = [2 if black else int(any(inks)) for *inks, black in np.ndindex(2, 2, 2, 2)]
+    table = np.round(corners[chosen] * (2.55, 1, 1) + (0, 128, 128)).astype(np.uint8).tobytes()
+    straight = bytes(range(256))
+    unit = _fixed((1, 0, 0, 0, 1, 0, 0, 0, 1))
+    lut = b"mft1\0\0\0\0\4\3\2\0" + unit + straight * 4 + table + straight * 3
+    return _profile(b"CMYK", name, {b"A2B0": lut}, connection=b"Lab ", device=b"prtr")
+
+
 def _fixed(values: tuple) -> bytes:
     return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
 
@@ -65,7 +81,9 @@ def _curve(gamma: float) -> bytes:
     return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
 
 
-def _profile(space: bytes, name: str, tags: dict[bytes, bytes]) -> bytes:
+def _profile(
+    space: bytes, name: str, tags: dict[bytes, bytes], connection: bytes = b"XYZ ", device: bytes = b"mntr"
+) -> bytes:
     text = name.encode() + b"\0"
     description = b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + bytes(78)
     tags = {b"desc": description, b"cprt": b"text\0\0\0\0-\0", b"wtpt": _xyz(D50)} | tags
@@ -74,5 +92,7 @@ def _profile(space: bytes, name: str, tags: dict[bytes, bytes]) -> bytes:
         table += tag + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(value))
         body += value + bytes(-len(value) % 4)
     size = struct.pack(">I", 132 + 12 * len(tags) + len(body))
-    header = size + bytes(4) + b"\2\x40\0\0mntr" + space + b"XYZ " + bytes(12) + b"acsp" + bytes(28) + _fixed(D50)
+    header = (
+        size + bytes(4) + b"\2\x40\0\0" + device + space + connection + bytes(12) + b"acsp" + bytes(28) + _fixed(D50)
+    )
     return header.ljust(128, b"\0") + table + body

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -78,7 +79,13 @@ def _code_points(opened: Opened) -> tuple[int, int]:
     return (int.from_bytes(found[1], "big"), int.from_bytes(found[2], "big")) if found else (2, 2)
 
 
-def to_srgb(picture: Image.Image, profile: bytes | None, gamma: float | None, notes: list[str]) -> Image.Image:
+def to_srgb(
+    picture: Image.Image,
+    profile: bytes | None,
+    gamma: float | None,
+    notes: list[str],
+    all_bits: Callable[[], np.ndarray | None] = lambda: None,
+) -> Image.Image:
     """Apply a picture's colour profile, or else its gamma.
 
     Args:
@@ -86,6 +93,8 @@ def to_srgb(picture: Image.Image, profile: bytes | None, gamma: float | None, no
         profile: an ICC profile.
         gamma: of the chunk gAMA of a PNG: its values are light to the power of it.
         notes: which are added to.
+        all_bits: gives the values (height, width, 3) of 16 bits of which `picture` has the upper 8; None if there are
+            no more.
 
     Returns:
         The picture in mode RGB; a picture that is in sRGB already keeps its values.
@@ -94,7 +103,7 @@ def to_srgb(picture: Image.Image, profile: bytes | None, gamma: float | None, no
         picture = picture.convert("L" if picture.mode == "1" else "RGB")
     if profile:
         try:
-            shown, name = _apply(picture, profile)
+            shown, name = _apply(picture, profile, all_bits)
             if name:
                 notes.append(f"colour profile {name!r} applied")
             return shown
@@ -106,7 +115,8 @@ def to_srgb(picture: Image.Image, profile: bytes | None, gamma: float | None, no
         notes.append(f"gamma {gamma:g} applied")
         curve = np.rint(255 * _srgb_of_light((np.arange(65536) / 65535) ** (1 / gamma))).astype(np.uint8)
         if picture.mode == "RGB":
-            return picture.point(curve[::257].tolist() * 3)
+            values = all_bits()
+            return picture.point(curve[::257].tolist() * 3) if values is None else Image.fromarray(curve[values])
         return _through(picture, curve[:, None].repeat(3, axis=1))
     return _plain(picture)
 
@@ -117,7 +127,7 @@ def _plain(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _apply(picture: Image.Image, profile: bytes) -> tuple[Image.Image, str]:
+def _apply(picture: Image.Image, profile: bytes, all_bits: Callable[[], np.ndarray | None]) -> tuple[Image.Image, str]:
     """A picture in sRGB, and the profile's name; no name if nothing had to be done."""
     space, name = _space_and_name(profile)
     if space == "GRAY" and picture.mode == "RGB":  # of a grey palette, or of 16 bits with transparency
@@ -129,7 +139,27 @@ def _apply(picture: Image.Image, profile: bytes) -> tuple[Image.Image, str]:
         curve = _grey_curve(profile)
         return (_plain(picture), "") if curve is None else (_through(picture, curve), name)
     transform = _transform(profile, picture.mode)
-    return (picture.convert("RGB"), "") if transform is None else (transform.apply(picture), name)
+    if transform is None:
+        return picture.convert("RGB"), ""
+    values = all_bits()
+    return (transform.apply(picture) if values is None else _between(transform, values)), name
+
+
+def _between(transform: ImageCms.ImageCmsTransform, values: np.ndarray) -> Image.Image:
+    """Colours of 16 bits through a transform of 8: between its results, as the next step of each band changes them."""
+
+    def shown(levels: np.ndarray) -> np.ndarray:
+        return np.asarray(transform.apply(Image.fromarray(levels.astype(np.uint8)))).astype(np.float32)
+
+    levels = np.minimum(values // 257, 254)
+    rest = (values - levels * 257).astype(np.float32) / 257
+    base = shown(levels)
+    result = base.copy()
+    for band in range(3):
+        step = levels.copy()
+        step[..., band] += 1
+        result += (shown(step) - base) * rest[..., band, None]
+    return Image.fromarray(np.rint(result.clip(0, 255)).astype(np.uint8))
 
 
 def _through(picture: Image.Image, curve: np.ndarray) -> Image.Image:

@@ -69,6 +69,11 @@ class Opened:
     high: float | None = None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def has_own_range(self) -> bool:
+        """Whether the file says another range of its values than that of 16 bits."""
+        return self.high is not None and (self.low, self.high) != (0, 65535)
+
 
 def open_file(path: str | Path) -> Opened:
     """Open and load a picture's file.

@@ -72,7 +72,8 @@ def _as_rgb(opened: opening.Opened, notes: list[str]) -> Image.Image:
         picture = samples.colours(opened, notes)
         if picture.mode in ("LA", "La"):
             picture = picture.convert("LA").getchannel("L")
-        return colour.to_srgb(picture, profile, gamma, notes)
+        more = not opened.has_own_range  # which is scaled already
+        return colour.to_srgb(picture, profile, gamma, notes, lambda: samples.all_16_bits(opened) if more else None)
     shares = samples.scaled(values, opened, notes)
     if profile or gamma:
         return colour.to_srgb(Image.fromarray(np.rint(shares * 65535).astype(np.uint16)), profile, gamma, notes)

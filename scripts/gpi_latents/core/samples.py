@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -14,7 +15,7 @@ from gpi_latents.joblog import DOUBTFUL
 LITTLE_USED = f"{DOUBTFUL}less than a quarter of the range of its values is used: scale them before"
 STRETCHED = f"{DOUBTFUL}its SMinSampleValue and SMaxSampleValue are its own least and greatest value: it is stretched"
 NOT_AS_SAID = f"{DOUBTFUL}values outside of what its SMinSampleValue and SMaxSampleValue say, which are not used"
-NOT_APPLIED = f"{DOUBTFUL}its SMinSampleValue and SMaxSampleValue are not applied to colours with transparency"
+NOT_APPLIED = f"{DOUBTFUL}its SMinSampleValue and SMaxSampleValue cannot be applied to such a picture"
 
 
 def grey_values(opened: Opened) -> np.ndarray | None:
@@ -76,11 +77,10 @@ def colours(opened: Opened, notes: list[str]) -> Image.Image:
     picture = opened.picture
     if opened.bits != 16 or picture.mode not in ("L", "RGB", "RGBA"):
         return picture
-    has_own_range = opened.high is not None and (opened.low, opened.high) != (0, 65535)
-    if has_own_range and picture.mode == "RGB" and opened.path is not None:
-        shares = scaled(all_16_bits(opened).astype(np.float64), opened, notes)
+    if opened.has_own_range and picture.mode == "RGB" and (values := all_16_bits(opened)) is not None:
+        shares = scaled(values.astype(np.float64), opened, notes)
         return Image.fromarray(np.rint(shares * 255).astype(np.uint8))
-    if has_own_range:
+    if opened.has_own_range:
         notes.append(NOT_APPLIED)
     upper = np.asarray(picture) if picture.mode == "L" else np.asarray(picture)[..., :3]
     if int(upper.max()) - int(upper.min()) < 64:
@@ -89,24 +89,27 @@ def colours(opened: Opened, notes: list[str]) -> Image.Image:
     return picture
 
 
-def all_16_bits(opened: Opened) -> np.ndarray:
-    """The values of a picture in RGB of 16 bits, of which Pillow gives the upper 8.
+def all_16_bits(opened: Opened) -> np.ndarray | None:
+    """The values of a picture in colours of 16 bits, of which Pillow gives the upper 8.
 
     Returns:
-        (height, width, 3), uint16.
+        (height, width, 3), uint16; None for other pictures, and where a picture is open without its file.
     """
-    assert opened.path is not None
+    if opened.bits != 16 or opened.picture.mode not in ("RGB", "RGBA") or opened.path is None:
+        return None
+    native = {"little": "B", "big": "L"}[sys.byteorder]
     with Image.open(opened.path) as again:
         # In the other order of bytes, Pillow gives the lower 8.
-        native = {"little": "B", "big": "L"}[sys.byteorder]
         tiles = []
         for tile in again.tile:
             rawmode, *rest = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+            if not re.fullmatch("RGB[AX]?;16[BLN]", rawmode):
+                return None
             swapped = rawmode[:-1] + {"B": "L", "L": "B", "N": native}[rawmode[-1]]
             tiles.append(tile._replace(args=(swapped, *rest) if rest else swapped))
         again.tile = tiles
         lower = np.asarray(again)
-    return (np.asarray(opened.picture).astype(np.uint16) << 8) | lower
+    return (np.asarray(opened.picture).astype(np.uint16) << 8 | lower)[..., :3]
 
 
 def opacity(opened: Opened, notes: list[str]) -> Image.Image | None:
@@ -122,8 +125,8 @@ def opacity(opened: Opened, notes: list[str]) -> Image.Image | None:
     mask: np.ndarray | None = None
     if picture.mode.startswith("I") and isinstance(key, int):
         mask = np.asarray(picture) != key
-    elif picture.mode == "RGB" and opened.bits == 16 and opened.path is not None:
-        mask = (all_16_bits(opened) != np.array(key)).any(axis=2)
+    elif picture.mode == "RGB" and (values := all_16_bits(opened)) is not None:
+        mask = (values != np.array(key)).any(axis=2)
     if mask is not None:
         alpha = Image.fromarray(mask.astype(np.uint8) * 255)
     else:
