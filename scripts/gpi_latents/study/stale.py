@@ -108,7 +108,7 @@ def _stale_latents(
         if log := logs.get(paths.item_log(item.id)):
             made = min(made, log.stat().st_mtime_ns)  # Snakemake gives the latent a later date when its job has ended
         if not reason and origin.image_sha256:
-            is_doubtful = origin.image != item.image or _changed_ns(item.image, links) > made
+            is_doubtful = paths.plain(origin.image) != paths.plain(item.image) or _changed_ns(item.image, links) > made
             reason = "picture" if is_doubtful and _digest(digests, item.image) != origin.image_sha256 else ""
         if reason:
             stale[path] = reason
