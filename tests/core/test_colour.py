@@ -113,6 +113,21 @@ def test_colours_of_16_bits_keep_them_until_their_profile_or_gamma_is_applied(tm
 
 
 @pytest.mark.fault("picture")
+def test_a_profile_is_applied_to_values_of_the_range_or_the_opacity_that_the_file_says(tmp_path):
+    """White at 4095; and colours multiplied by their opacity, of half of it here."""
+    light = np.linspace(0.05, 1, 256)[None, :, None].repeat(8, 0).repeat(3, 2)
+    values = (light * 4095).round().astype(np.uint16)
+    tags = [(340, "H", 3, (0, 0, 0)), (341, "H", 3, (4095, 4095, 4095))]
+    path, profile = tmp_path / "range.tiff", rgb_profile(1.0)
+    tifffile.imwrite(path, values, photometric="rgb", iccprofile=profile, extratags=tags)
+    assert errors(path, srgb(light)).mean() < 1
+    half = np.concatenate([light * 32768, np.full_like(light[..., :1], 32768)], axis=-1).astype(np.uint16)
+    path = tmp_path / "opacity.tiff"
+    tifffile.imwrite(path, half, photometric="rgb", extrasamples=["assocalpha"], iccprofile=profile)
+    assert errors(path, (srgb(light) + 255) / 2).mean() < 1
+
+
+@pytest.mark.fault("picture")
 def test_colours_of_16_bits_in_srgb_are_off_by_less_than_a_level(tmp_path):
     write_png(tmp_path / "p.png", CUBE.astype(int) * 257, 16)
     assert errors(tmp_path / "p.png", CUBE).max() == 0
