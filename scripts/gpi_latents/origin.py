@@ -9,6 +9,7 @@ from pathlib import Path
 END = b"PK\5\6"  # a zip file ends with a record of 22 bytes and the comment, whose length is the record's last number
 END_LENGTH = 22
 LONGEST_COMMENT = 2**16 - 1
+OF_VERSION_0_1 = "made by version 0.1, which read some kinds of pictures otherwise (CHANGELOG.md)"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Origin:
     model_sha256: str = ""
     image: str = ""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def shown_notes(self) -> list[str]:
+        """The notes for the index table, where those on the picture may be unknown."""
+        return self.notes if self.image_sha256 else [*self.notes, OF_VERSION_0_1]
 
     def comment(self) -> bytes:
         """The comment for a file; of notes that are too long together, only the first ones."""

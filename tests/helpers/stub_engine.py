@@ -41,7 +41,7 @@ class StubEngine:
         step("opening the picture")
         if Path(request.image).name == "hang.png":
             threading.Event().wait()
-        _, notes = open_picture(request.image)
+        _, handling = open_picture(request.image)
         Path(f"{request.latent}.begun").touch()
         for _ in range(request.recipe["num_inference_steps"]):
             time.sleep(STEP_SECONDS)
@@ -52,7 +52,7 @@ class StubEngine:
                 raise
         Path(f"{request.latent}.begun").unlink()
         write_whole(request.latent, json.dumps(request.recipe).encode())
-        return Finished(notes, [1, 4, 8, 8], 0.1, 0.2, "stub")
+        return Finished(handling.notes, [1, 4, 8, 8], 0.1, 0.2, "stub", handling.done)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 import safetensors
 import torch
 from gpi_latents.errors import InputError, TensorError, UserError
-from gpi_latents.origin import Origin
+from gpi_latents.origin import OF_VERSION_0_1, Origin
 from gpi_latents.plan import write_plan
 from gpi_latents.recipe import model_digest
 from gpi_latents.tensors.latent_file import latent_bytes
@@ -125,7 +125,7 @@ def planned(tmp_path, monkeypatch):
     table.insert(7, "sha256", digests)
     table.insert(8, "recipe_sha256", recipes)
     table.insert(9, "image_sha256", [origin.image_sha256 for origin in origins])
-    table.insert(10, "notes", ["", "laid on white; turned; upright", "", ""])
+    table.insert(10, "notes", ["", "laid on white; turned; upright", "", OF_VERSION_0_1])
     return Path(write_plan(CONFIG, plan)), table
 
 

@@ -56,7 +56,7 @@ def test_provenance_names_model_software_and_config(demo):
 
 def test_each_items_log_says_what_was_done(demo):
     finished = json.loads(demo.log("shape_04").splitlines()[-1])
-    assert finished["notes"] == ["PNG 128 x 104 RGB", "resized to 64 x 52", "reflected to 64 x 64"]
+    assert finished["done"] == ["PNG 128 x 104 RGB", "resized to 64 x 52", "reflected to 64 x 64"]
     assert finished["shape"] == [1, 4, 8, 8]
 
 

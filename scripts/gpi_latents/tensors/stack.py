@@ -63,7 +63,7 @@ def write_results(plan: Path, model: Path, tensor: Path, index: Path, provenance
         "sha256": [digest for digest, _ in stacked],
         "recipe_sha256": recipes,
         "image_sha256": [made.image_sha256 for _, made in stacked],
-        "notes": ["; ".join(made.notes) for _, made in stacked],
+        "notes": ["; ".join(made.shown_notes) for _, made in stacked],
     }
     for number, name in enumerate(RESULT_COLUMNS):
         table.insert(place + number, name, columns[name])
