@@ -36,6 +36,9 @@ class Stopping:
     def __init__(self, file, path):
         self.file, self.path = file, path
 
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
     def __enter__(self):
         return self
 
