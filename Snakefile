@@ -19,8 +19,7 @@ rule all:
 # Find or download the model, and write down exactly which one it is.
 rule model:
     input:
-        STUDY.model_files,
-        force_stale,
+        model_files,
     output:
         MODEL,
     log:

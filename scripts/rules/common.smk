@@ -7,6 +7,11 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
+if not isinstance(workflow.current_basedir, os.PathLike):  # such as an address, where a module names one
+    raise WorkflowError(
+        "From an address come the rules without their commands: clone its repository and name that Snakefile"
+    )
+
 # The package beside this file, whatever is installed; its name alone is added, since a study may have a model.py too.
 sys.path.insert(0, str(Path(workflow.current_basedir).parent))
 from gpi_latents import paths, run, slurm
@@ -24,6 +29,7 @@ if not workflow.overwrite_configfiles and os.path.isfile("config/config.yaml"):
 
 
 try:
+    run.check_module(workflow)
     STUDY = Study(config, workflow.config_settings.config, is_main=workflow.is_main_process)
 except InputError as error:
     raise WorkflowError(str(error)) from None
@@ -35,6 +41,7 @@ CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 PYTHON = "python" if CONDA else sys.executable
 EXTRACT = STUDY.extract_command(PYTHON, workflow.resource_settings.cores)
 OLD_TENSOR = run.replaced_tensor(STUDY.config)
+STACK, CHECK = map(workflow.modifier.modify_rulename, ("stack", "check"))  # as a module, they may have other names
 MODEL = paths.MODEL  # by its name, since with rules.model.output planning grows with the square of the items
 
 
@@ -50,15 +57,15 @@ os.environ |= {"GPI_PYTHON": sys.executable, "GPI_SLURM": f"{paths.SCRIPTS}/slur
 def planned_checksums(lost=False):
     """All, or with --batch stack=i/n those of the batch; the last batch asks for all that is lost."""
     batch = workflow.dag_settings.batch
-    if batch is None or batch.rulename != "stack" or (lost and batch.is_final):
+    if batch is None or batch.rulename != STACK or (lost and batch.is_final):
         return STUDY.checksums
     return [path for path in batch.get_batch([*STUDY.checksums, MODEL]) if path != MODEL]
 
 
-def force_stale(wildcards):
-    """No file, but what is stale is made again, however Snakemake decides. Every plan that makes results asks for it."""
+def model_files(wildcards):
+    """A local model's files. Every plan that makes results asks for them, so what is stale is forced here."""
     workflow.dag.forcefiles.update(STUDY.stale)
-    return []
+    return STUDY.model_files
 
 
 def is_stacked_by(jobs):
@@ -71,7 +78,7 @@ def show(*texts):
 
 
 def check_result():
-    return read_text("logs/check.txt") if "check" in workflow.dag_settings.targets else ""
+    return read_text("logs/check.txt") if CHECK in workflow.dag_settings.targets else ""
 
 
 wildcard_constraints:
@@ -87,7 +94,7 @@ localrules:
     orphans,
 
 
-onstart:
+def begin(log=None):
     try:
         run.check_writable(STUDY.config)
         run.lock_run()
@@ -95,8 +102,9 @@ onstart:
         raise WorkflowError(str(error)) from None
     remove_other_plans(STUDY.plan)
     slurm.forget_submitted()
-    # With --touch nothing is made, and the logs go on telling when each item was.
-    planned = [] if workflow.touch else list(workflow.dag.needrun_jobs())
+    # With --touch nothing is made, and the logs go on telling when each item was. A workflow that uses this one as a
+    # module has jobs of its own.
+    planned = [] if workflow.touch else [job for job in workflow.dag.needrun_jobs() if run.is_own(job)]
     if is_stacked_by(planned):
         run.set_report_aside()
     remove_files([paths.FAILED, *(log for job in planned for log in job.log)])
@@ -106,12 +114,27 @@ onstart:
         remove_files(output for job in planned for output in job.output)
 
 
-onsuccess:
+def succeed(log=None):
     remove_files([paths.EARLIER_REPORT] if os.path.exists(paths.REPORT) else [])
     show(check_result(), run.cut_prompts(STUDY.sheet), OLD_TENSOR)
 
 
-onerror:
+def fail(log=None):
     slurm.cancel_submitted()
     show(run.cut_prompts(STUDY.sheet), check_result() or run.unfinished(STUDY.config, STUDY.sheet))
     show(run.earlier_results() if is_stacked_by(workflow.dag.needrun_jobs()) else "")
+
+
+onstart:
+    begin()
+
+
+onsuccess:
+    succeed()
+
+
+onerror:
+    fail()
+
+
+run.join_hooks(workflow, onstart=begin, onsuccess=succeed, onerror=fail)

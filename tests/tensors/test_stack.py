@@ -55,6 +55,7 @@ def test_different_shapes_are_refused_with_the_rare_ones_named(tmp_path, latents
     assert "(4, 8, 8): 1 item (d)" in str(caught.value)
 
 
+@pytest.mark.fault("stranger")
 def test_all_latents_that_do_not_fit_are_named_at_once(tmp_path, values, latents):
     Path(latents["a"]).write_text("no latent")
     Path(latents["b"]).write_bytes(latent_bytes(values["b"], Origin("x" * 64, model_sha256="b" * 64)))
