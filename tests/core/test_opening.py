@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 
 import numpy as np
 import pytest
 import tifffile
+from gpi_latents.core.opening import FORMATS
 from gpi_latents.core.pictures import open_picture
 from gpi_latents.errors import ItemError
 from helpers.odd_pictures import chunk, write_png
-from helpers.study import draw
-from PIL import Image
+from helpers.study import ROOT, draw
+from PIL import EpsImagePlugin, Image
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (40, 24, 3), dtype=np.uint8)
 XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -61,6 +63,32 @@ def test_a_raw_photograph_that_pillow_does_not_know_is_refused_as_such(tmp_path,
     (tmp_path / name).write_bytes(start.ljust(1000, b"\0"))
     with pytest.raises(ItemError, match=rf"is a raw photograph \({name[2:].upper()}\): export it"):
         open_picture(tmp_path / name)
+
+
+@pytest.mark.fault("stranger")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["p.eps", "p.png"])
+def test_a_picture_that_is_a_program_is_refused_and_not_run(tmp_path, monkeypatch, name):
+    """Pillow would start Ghostscript, here one that leaves a trace and never ends."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n[ $1 = --version ] || sleep 1000\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    program = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{} loop\n%%EOF\n"
+    (tmp_path / name).write_text(program)
+    assert Image.open(tmp_path / name).format == "EPS"
+    with pytest.raises(ItemError, match=r"is a drawing .*, not a picture of pixels: export it as PNG"):
+        open_picture(tmp_path / name)
+    assert not (tmp_path / "started").exists()
+
+
+def test_every_format_of_pixels_that_pillow_decodes_itself_is_accepted_and_documented():
+    Image.init()
+    handed_on = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "IPTC", "MIC", "MPEG", "WMF"}
+    assert set(Image.OPEN) - handed_on <= FORMATS
+    page = (ROOT / "docs/pictures.md").read_text(encoding="utf-8")
+    accepted = page[page.index("## Accepted") : page.index("## Refused")].upper().replace("JPEG 2000", "JPEG2000")
+    assert FORMATS - {"HEIF"} <= set(re.findall(r"\w+", accepted))
 
 
 @pytest.mark.fault("picture")

@@ -24,6 +24,17 @@ with contextlib.suppress(ImportError):  # a plugin that users can install
 
     pillow_heif.register_heif_opener()
 
+# The formats of pixels that are decoded in this process. Pillow hands others on: PostScript is a program, which
+# Ghostscript would run, perhaps for ever.
+FORMATS = frozenset(
+    (
+        *("AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "HEIF", "ICNS", "ICO"),
+        *("IM", "IMT", "JPEG", "JPEG2000", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI"),
+        *("SGI", "SPIDER", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB"),
+    )
+)
+# How drawings begin: PostScript (also with a preview), PDF, WMF, SVG.
+DRAWINGS = (b"%!PS", b"\xc5\xd0\xd3\xc6", b"%PDF", b"\xd7\xcd\xc6\x9a", b"<svg", b"<?xml")
 # Of the files that cameras write.
 RAW_SUFFIXES = frozenset(
     f".{name}"
@@ -86,18 +97,24 @@ def open_file(path: str | Path) -> Opened:
         raise ItemError("is not a file")
     try:
         try:
-            return load(Image.open(path), path)
+            return load(open_raster(path), path)
         except (ItemError, Image.DecompressionBombError):
             raise
         except Exception:  # perhaps of texts alone, which Pillow reads too
             if (sound := _png_without_texts(path)) is None:
                 raise
-            return load(Image.open(io.BytesIO(sound)), path)
+            return load(open_raster(io.BytesIO(sound)), path)
     except UnidentifiedImageError:
         _refuse_unknown(path)
     except Image.DecompressionBombError:
         most = (Image.MAX_IMAGE_PIXELS or 0) // 500_000
         raise ItemError(f"has more than {most} million pixels: make it smaller") from None
+
+
+def open_raster(file: str | Path | io.BytesIO) -> Image.Image:
+    """Open a picture in one of `FORMATS`, as `PIL.Image.open` does."""
+    Image.init()
+    return Image.open(file, formats=[name for name in Image.ID if name in FORMATS])
 
 
 def load(picture: Image.Image, path: str | Path | None = None) -> Opened:
@@ -195,6 +212,8 @@ def _refuse_unknown(path: str | Path) -> NoReturn:
             raise ItemError("cannot be read: it is empty")
         if suffix in RAW_SUFFIXES:
             raise ItemError(f"is a raw photograph ({suffix[1:].upper()}): {EXPORT}")
+        if start.startswith(DRAWINGS):
+            raise ItemError(f"is a drawing (PostScript, PDF, WMF, SVG), not a picture of pixels: {EXPORT}")
         if start[4:8] == b"ftyp":  # the container of HEIC and AVIF
             raise ItemError(
                 "is in the format HEIC or AVIF, or a video: install the package pillow-heif "

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from gpi_latents.core.opening import Opened
+from gpi_latents.core.opening import Opened, open_raster
 from gpi_latents.errors import ItemError
 from gpi_latents.joblog import DOUBTFUL
 
@@ -98,7 +98,7 @@ def all_16_bits(opened: Opened) -> np.ndarray | None:
     if opened.bits != 16 or opened.picture.mode not in ("RGB", "RGBA") or opened.path is None:
         return None
     native = {"little": "B", "big": "L"}[sys.byteorder]
-    with Image.open(opened.path) as again:
+    with open_raster(opened.path) as again:
         # In the other order of bytes, Pillow gives the lower 8.
         tiles = []
         for tile in again.tile:
