@@ -10,7 +10,7 @@ import os
 import shlex
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,62 @@ def unwritable(config: Mapping[str, Any]) -> str:
 def _folders(config: Mapping[str, Any]) -> list[Path]:
     chosen = [config["output_hidden_dir"], config["output_image_dir"], os.path.dirname(config["stacked"])]
     return [Path(folder) for folder in (*chosen, *paths.FOLDERS, "logs", "logs/extract") if folder]
+
+
+def check_module(workflow: Any) -> None:
+    """Refuse what cannot be when another workflow uses this one as a module.
+
+    Args:
+        workflow: Snakemake's, while it parses.
+
+    Raises:
+        InputError: the module's paths are changed, or it is there twice.
+    """
+    module = workflow.modifier
+    if module.is_main_snakefile():
+        return
+    advice = f"run it there by itself: snakemake --snakefile {paths.SCRIPTS.parent}/Snakefile --directory FOLDER"
+    if module.path_modifier.replace_prefix(paths.MODEL) != paths.MODEL:
+        raise InputError(
+            f"The module {module.namespace} has a prefix or replace_prefix, but its commands name their files, such as "
+            f"{paths.MODEL}, from the working directory. To have them in another folder, {advice}"
+        )
+    first = vars(workflow).setdefault("gpi_latents", module.namespace)
+    if first != module.namespace:
+        raise InputError(
+            f"The modules {first} and {module.namespace} are the same workflow, and both would write {paths.MODEL} and "
+            f"other files of the same names. Give each study a folder, and {advice}"
+        )
+
+
+def join_hooks(workflow: Any, **own: Callable[[str], None]) -> None:
+    """As a module, run our hooks before those of the workflow that uses us; Snakemake would leave ours out.
+
+    Args:
+        workflow: Snakemake's, while it parses.
+        own: our functions `onstart`, `onsuccess` and `onerror`, which get the path of Snakemake's log.
+    """
+    if workflow.modifier.is_main_snakefile() or "gpi_latents_hooks" in vars(workflow):
+        return
+    workflow.gpi_latents_hooks = own
+
+    def joined(name: str, other: Callable[[str], None]) -> Callable[[str], None]:
+        def hook(log: str) -> None:
+            own[name](log)
+            other(log)
+
+        return hook
+
+    for name in own:
+        register = getattr(workflow, name)
+        # What was registered before us, and what will be.
+        setattr(workflow, f"_{name}", joined(name, getattr(workflow, f"_{name}")))
+        setattr(workflow, name, lambda func, name=name, register=register: register(joined(name, func)))
+
+
+def is_own(job: Any) -> bool:
+    """Whether a job of Snakemake's is of a rule of this workflow, not of one that uses it as a module."""
+    return Path(str(job.rule.basedir)).is_relative_to(paths.SCRIPTS.parent)
 
 
 def lock_run() -> None:
@@ -188,7 +244,8 @@ def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
     elif missing.empty and os.path.exists(paths.INDEX):
         # Snakemake removes what a failed job was to make.
         names = [name for name in paths.figures(config) if not os.path.exists(f"results/report/{name}.json")]
-        texts += map(joblog.read_own, [*(f"logs/figure/{name}.log" for name in names), "logs/report.log"])
+        report = [] if os.path.exists(paths.REPORT) else ["logs/report.log"]
+        texts += map(joblog.read_own, [*(f"logs/figure/{name}.log" for name in names), *report])
     elif missing.empty:
         texts += map(joblog.read_own, ["logs/stack.log", *sorted(glob.glob("logs/checksums/*.log"))])
     if not failed.empty:

@@ -87,11 +87,7 @@ wildcard_constraints:
     figure="|".join(paths.FIGURES),
 
 
-localrules:
-    all,
-    model,
-    checksums,
-    orphans,
+workflow.localrules(*map(workflow.modifier.modify_rulename, ("all", "model", "checksums", "orphans")))
 
 
 def begin(log=None):

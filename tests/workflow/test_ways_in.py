@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from helpers.study import ROOT, Study
 
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 MODULE = f"""
 configfile: "config/config.yaml"
 
@@ -38,17 +42,16 @@ def mine(tmp_path) -> Study:
     return study
 
 
-def run(study: Study, *command: str | Path, cwd: Path) -> str:
-    ran = subprocess.run(
-        command, cwd=cwd, env=study.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert ran.returncode == 0, ran.stdout
+def run(study: Study, *command: str | Path, cwd: Path, fails: bool = False) -> str:
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    ran = subprocess.run(command, cwd=cwd, env=study.environment, timeout=300, **output)
+    assert (ran.returncode != 0) == fails, ran.stdout
     return ran.stdout
 
 
 def test_the_workflow_runs_as_a_module_of_another_among_a_users_own_files(mine):
     (mine.folder / "Snakefile").write_text(MODULE)
-    printed = run(mine, Path(sys.executable).with_name("snakemake"), "--cores", "2", "-p", cwd=mine.folder)
+    printed = run(mine, SNAKEMAKE, "--cores", "2", "-p", cwd=mine.folder)
     assert "/scripts/stack.py --plan .snakemake/gpi-latents/" in printed
     assert mine.index()["id"].tolist() == ["p0", "p1"]
     assert (mine.folder / "mine.txt").read_text() == (mine.folder / "results/index.csv").read_text()
@@ -57,3 +60,75 @@ def test_the_workflow_runs_as_a_module_of_another_among_a_users_own_files(mine):
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", mine.folder]
     printed = run(mine, *command, "--cores", "2", cwd=mine.folder / "elsewhere")
     assert "Nothing to be done" in printed
+
+
+TWICE = f"""
+module others:
+    snakefile: "{ROOT}/Snakefile"
+    config: config
+
+use rule * from others as others_*
+"""
+
+HOOKS = """
+onstart:
+    print("my own start")
+
+onerror:
+    print("my own end")
+"""
+
+
+@pytest.mark.fault("picture")
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_as_a_module_it_names_what_failed_beside_the_hooks_of_the_other_workflow(mine, place):
+    (mine.folder / "pictures/p1.png").write_bytes(b"no picture")
+    text = MODULE.replace("from latents", "from latents as latents_*").replace(
+        "shell:", 'log: "logs/mine.log"\n    shell:'
+    )
+    (mine.folder / "Snakefile").write_text(HOOKS + text if place == "before" else text + HOOKS)
+    (mine.folder / "logs").mkdir()
+    (mine.folder / "logs/mine.log").write_text("of an earlier run")
+    printed = run(mine, SNAKEMAKE, "--cores", "2", cwd=mine.folder, fails=True)
+    assert "1 of 2 items failed (all in logs/failed.csv):\n  - row 3, p1: pictures/p1.png: the picture" in printed
+    assert (mine.folder / "logs/failed.csv").read_text().count("\n") == 2
+    assert "localrules" not in printed  # that these rules are not known by their new names
+    assert "my own start" in printed
+    assert "my own end" in printed
+    assert (mine.folder / "logs/mine.log").exists()
+    checked = run(mine, SNAKEMAKE, "--cores", "2", "latents_check", cwd=mine.folder, fails=True)
+    assert "row 3" in checked.split("latents_check")[-1]
+
+
+@pytest.mark.fault("config")
+@pytest.mark.parametrize(
+    ("snakefile", "message"),
+    [
+        (MODULE.replace("config: config", "config: config\n    prefix: 'a'"), "The module latents has a prefix"),
+        (MODULE.replace("config: config", "config: config\n    replace_prefix: {'results': 'a'}"), "has a prefix"),
+        (
+            MODULE + TWICE,
+            "The modules latents and others are the same workflow, and both would write results/model.json",
+        ),
+    ],
+    ids=["prefix", "replace_prefix", "twice"],
+)
+def test_what_cannot_be_as_a_module_is_refused_in_a_sentence(mine, snakefile, message):
+    (mine.folder / "Snakefile").write_text(snakefile)
+    printed = run(mine, SNAKEMAKE, "--cores", "2", "--dry-run", cwd=mine.folder, fails=True)
+    assert message in printed
+    assert "--directory" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.fault("config")
+def test_a_snakefile_from_an_address_is_refused_in_a_sentence(mine):
+    """It would be fetched without the commands that its rules run."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=ROOT)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        (mine.folder / "Snakefile").write_text(MODULE.replace(str(ROOT), address))
+        printed = run(mine, SNAKEMAKE, "--cores", "2", "--dry-run", cwd=mine.folder, fails=True)
+        server.shutdown()
+    assert "clone its repository and name that Snakefile" in " ".join(printed.split())
+    assert "TypeError" not in printed
