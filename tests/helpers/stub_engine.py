@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ class StubEngine:
     def __init__(self, config: dict, workers: int, replicas: int | None = None):
         if "gone" in Path("results/model.json").read_text():
             raise ModelError("the model gone is not on this machine")
+        print("a library shows its progress", file=sys.stderr, flush=True)
         self.models = [SimpleNamespace(device="stub")]
         self.free: queue.SimpleQueue = queue.SimpleQueue()
         for _ in range(workers):

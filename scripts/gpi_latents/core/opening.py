@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from PIL import Image, ImagePalette, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin, UnidentifiedImageError
 
 from gpi_latents.errors import ItemError
 from gpi_latents.joblog import DOUBTFUL
@@ -111,7 +111,7 @@ def open_file(path: str | Path) -> Opened:
         raise ItemError(f"has more than {most} million pixels: make it smaller") from None
 
 
-def open_raster(file: str | Path | io.BytesIO) -> Image.Image:
+def open_raster(file: str | Path | io.BytesIO) -> ImageFile.ImageFile:
     """Open a picture in one of `FORMATS`, as `PIL.Image.open` does."""
     Image.init()
     return Image.open(file, formats=[name for name in Image.ID if name in FORMATS])
