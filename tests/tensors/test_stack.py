@@ -190,6 +190,22 @@ def test_a_kill_at_any_write_never_lets_tensor_and_table_disagree(planned):
     assert not [name for name in os.listdir("results") if name.startswith(".")]
 
 
+@pytest.mark.fault("stranger")
+@pytest.mark.parametrize("suffix", ["pt", "npy", "safetensors"])
+def test_what_somebody_put_in_the_place_of_a_temporary_tensor_is_not_written_into(planned, suffix):
+    """In a folder that a group shares, links to files that only the user may write."""
+    plan, _ = planned
+    private = Path("private")
+    private.write_bytes(b"mine")
+    tensor = Path(f"results/latents.{suffix}")
+    for name in (f".latents.{suffix}.tmp.{suffix}", f".latents.{suffix}.tmp.{suffix}.sparse"):
+        (tensor.parent / name).symlink_to(private.absolute())
+    write_results(plan, Path("results/model.json"), tensor, *OUTPUTS[1:])
+    assert private.read_bytes() == b"mine"
+    assert not tensor.is_symlink()
+    assert len(open_latents(tensor)) > 1
+
+
 def end_at_change(count: int) -> None:
     """Let this process end before its `count`th change of a file."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -104,6 +105,7 @@ def tensor_writer(path: Path, shape: tuple[int, ...], metadata: dict[str, str]) 
     """
     size = 4 * math.prod(shape)
     try:
+        _make_anew(path)
         if path.suffix == ".pt":
             offset = _write_pt(path, shape, size)
         else:
@@ -117,6 +119,12 @@ def tensor_writer(path: Path, shape: tuple[int, ...], metadata: dict[str, str]) 
         raise OSError(f"the tensor cannot be written to {path.parent}: {error.strerror or error}") from None
 
 
+def _make_anew(path: Path) -> None:
+    """Make an empty file. In a folder that a group shares, what is in its place could be a link to another's file."""
+    path.unlink(missing_ok=True)
+    path.touch(exist_ok=False)
+
+
 def _write_pt(path: Path, shape: tuple[int, ...], size: int) -> int:
     """Let torch write the whole file except for the values, and return where these begin."""
     import torch  # here, since those who only read the tensor need no torch
@@ -124,8 +132,8 @@ def _write_pt(path: Path, shape: tuple[int, ...], size: int) -> int:
     # The tensor that it is given is a sparse file, so that it takes neither memory nor disk.
     sparse = path.with_name(f"{path.name}.sparse")
     try:
-        with sparse.open("wb") as file:
-            file.truncate(size)
+        _make_anew(sparse)
+        os.truncate(sparse, size)
         tensor = torch.from_file(str(sparse), shared=False, size=size // 4, dtype=torch.float32).reshape(shape)
         with torch.serialization.skip_data():
             torch.save(tensor, path)
