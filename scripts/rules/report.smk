@@ -1,6 +1,12 @@
 """The report: one job per figure, then one HTML file."""
 
 
+def map_color(wildcards):
+    """The column that colours the map, without `<`, which could end a script in the page of `snakemake --report`."""
+    column = STUDY.config["report_color"] if wildcards.figure == "map" else None
+    return column and column.replace("<", "‹")
+
+
 rule figure:
     input:
         tensor=STUDY.config["stacked"],
@@ -21,7 +27,7 @@ rule figure:
         mem_mb=2000,
         runtime=60,
     params:
-        color=lambda wildcards: STUDY.config["report_color"] if wildcards.figure == "map" else None,
+        color=map_color,
         command=command("figures.py"),
     shell:
         "{params.command} --figure {wildcards.figure} --index {input.index:q} --output {output:q} > {log:q} 2>&1"

@@ -32,13 +32,15 @@ class Page(HTMLParser):
         self.loaded: list[str] = []
         self.ids: set[str] = set()
         self.links: set[str] = set()
-        self.text = ""
+        self.text = self.policy = ""
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         given = dict(attrs)
         self.loaded += [given[name] for name in ("src", "data", "poster", "srcset", "action") if name in given]
+        if given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = given["content"]
         if tag == "link":
             self.loaded.append(given["href"])
         elif "href" in given:
@@ -57,6 +59,8 @@ def check_page(html: str) -> Page:
     assert all(source.startswith("data:") for source in shown.loaded)
     assert shown.links <= {f"#{name}" for name in shown.ids}
     assert not {"script", "iframe", "object", "embed", "base"} & set(shown.tags)
+    assert "default-src 'none'" in shown.policy
+    assert "script" not in shown.policy
     assert "url(" not in html
     assert "@import" not in html
     assert "<built-in" not in html

@@ -8,7 +8,7 @@ import shutil
 import pandas as pd
 import pytest
 from gpi_latents import paths
-from helpers.report import check_page
+from helpers.report import Page, check_page
 from helpers.study import Study
 
 
@@ -56,6 +56,34 @@ def test_snakemakes_own_report_holds_the_figures_with_captions(demo, tmp_path):
         assert category in html
     assert "Items that are close together have similar latents" in html
     assert "snakemake.wildcards" not in html
+
+
+@pytest.mark.fault("strangers")
+@pytest.mark.timeout(300)
+def test_the_name_of_a_column_runs_nothing_in_either_report(demo, copy, tmp_path):
+    column = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
+    sheet = pd.read_csv(copy.folder / "config/items.csv", dtype=str, keep_default_na=False)
+    copy.sheet(sheet.assign(**{column: "1"}).to_dict("records"))
+    copy.config(report=True, report_color=column)
+    copy.run()
+    assert column in check_page((copy.folder / "results/report.html").read_text(encoding="utf-8")).text
+    pages = []
+    for study in (demo, copy):
+        study.run("--report", str(tmp_path / "out.html"))
+        pages.append(Page((tmp_path / "out.html").read_text(encoding="utf-8")))
+    assert pages[1].tags == pages[0].tags
+    assert pages[1].loaded == []
+
+
+@pytest.mark.fault("strangers")
+@pytest.mark.parametrize("key", ["stacked", "output_hidden_dir", "output_image_dir", "model_id", "vae_id"])
+def test_a_path_that_could_run_something_in_snakemakes_report_is_refused(study, key):
+    study.pictures(1)
+    study.config(**{key: "results/</script><img src=x onerror=alert(1)>/a.pt"})
+    run = study.run("--dry-run", fails=True)
+    assert f"key {key}: " in run.text
+    assert re.search("'</' in a path|is not a valid text", run.text)
+    assert "Traceback" not in run.output
 
 
 def test_what_makes_the_report_again(copy):

@@ -26,7 +26,8 @@ RULES = ConfigDict(
     strict=True, allow_inf_nan=False, extra="forbid", regex_engine="python-re", use_attribute_docstrings=True
 )
 PATHVAR = r"<[a-z][a-z0-9_]*>"  # in a path, Snakemake replaces it
-BELOW_STUDY = rf"^(?![/~])(?!(.*/)?\.\.?(/|$))(?!.*{PATHVAR})[^{{}}\x00-\x1f]+"
+MARKUP = r"<[/!]"  # in a path of the rules, it could end a script in the page of `snakemake --report`
+BELOW_STUDY = rf"^(?![/~])(?!(.*/)?\.\.?(/|$))(?!.*{PATHVAR})(?!.*{MARKUP})[^{{}}\x00-\x1f]+"
 FILE_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z"
 
 # These draw noise in each step, so that the latent depends on more than the noise that it started from.
@@ -246,6 +247,8 @@ def _combined_problems(config: Mapping[str, Any]) -> list[str]:
     for key in ("model_id", "vae_id"):
         if found := re.search(PATHVAR, str(config[key])):
             problems.append(f"key {key}: Snakemake would replace {found.group()!r} in a path: give it another name")
+        elif found := re.search(MARKUP, str(config[key])):
+            problems.append(f"key {key}: {found.group()!r} in a path could end a script in Snakemake's report")
         elif key == "vae_id" and str(config[key]).endswith(".safetensors"):
             problems.append("key vae_id: a single file has no config: name a folder in diffusers' layout or an id")
         elif problem := model_id_problem(config[key]):
