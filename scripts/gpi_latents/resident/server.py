@@ -2,7 +2,7 @@
 
 Started by scripts/extract.py, which has the other half of the protocol. A request is one line of JSON on a Unix socket.
 An answer is lines of text that begin with a number: 102 accepted, 100 what is being done (a sign of life, every two
-seconds), 200 finished, 500 failed (501: failed, and more lines of the message follow), 503 ask the next resident.
+seconds), 200 finished, 500 failed (501: failed, and more lines of the message follow), 503 ask again.
 
 It ends when it has had nothing to do for a while, when the Snakemakes that it works for have ended, when its working
 directory is moved or removed, and when an item has made no progress for too long: its thread cannot be ended, so it
@@ -39,7 +39,7 @@ from gpi_latents.resident.progress import Progress
 REQUEST_LIMIT = 2**18  # bytes; the longest valid request is far below
 SIGN_OF_LIFE_SECONDS = 2.0
 WATCH_SECONDS = 0.5
-ASK_THE_NEXT = b"503 this resident is about to end\n"
+ASK_AGAIN = b"503 ask again\n"
 
 
 class Ending(Exception):
@@ -104,7 +104,10 @@ class Resident:
         try:
             line = await asyncio.wait_for(reader.readline(), timeout=30)
             request, run_pid = parse_request(json.loads(line), self.config)
-        except (ValueError, TypeError, RecursionError, TimeoutError) as error:
+        except TimeoutError:  # it is no client, or the machine slept meanwhile
+            writer.write(ASK_AGAIN)
+            return await writer.drain()
+        except (ValueError, TypeError, RecursionError) as error:
             writer.write(_failure(f"not a valid request: {error}"))
             return await writer.drain()
         try:
@@ -166,13 +169,13 @@ class Resident:
 
     def _answer_of(self, work: asyncio.Task[joblog.Finished], request: Request) -> bytes:
         if not work.done():
-            return ASK_THE_NEXT
+            return ASK_AGAIN
         try:
             return f"200 {joblog.line(work.result())}\n".encode()
         except asyncio.CancelledError:
             return _failure(self.failure)
         except Ending:
-            return ASK_THE_NEXT
+            return ASK_AGAIN
         except Exception as error:
             return _failure(explain(error, request))
 
