@@ -321,6 +321,15 @@ def test_a_table_that_the_user_read_and_merged_will_do(results, read):
     assert C[order].tolist() == [[10, 1], [20, 1], [30, 1], [40, 1]]
 
 
+@pytest.mark.fault("results")
+def test_an_index_table_whose_rows_were_numbered_anew_is_refused(results):
+    R, index = gpi.load(results)
+    numbered = index.sort_values("size", ascending=False).assign(row=range(6))
+    with pytest.raises(DataError, match=r"6 of 6 latents are not those in the index table \(row 0, "):
+        gpi.arrays(R, numbered, "size", "treatment")
+    assert gpi.arrays(R * 2, index, "size", "treatment")[0][1, 0, 0, 0] == 2  # what the user made of R
+
+
 def edit(results, change):
     index = pd.read_csv(results / "index.csv", dtype=str, keep_default_na=False)
     change(index).to_csv(results / "index.csv", index=False)

@@ -25,6 +25,7 @@ TEXTS = ["id", "image", "prompt", "negative_prompt", *RESULT_COLUMNS]
 BOOLEANS = {"TRUE": True, "True": True, "true": True, "FALSE": False, "False": False, "false": False}
 CODE = r"[+-]?0\d"  # the beginning of what looks like a number and is none, such as 06 of a state or 007
 EXACT = 2**53  # float64 tells all integers up to here apart
+DIGESTS = 1000  # latents that `arrays` compares with the table, which would notice rows that were numbered anew
 MOST_ROWS = 10  # that a message names
 
 
@@ -224,7 +225,11 @@ def _rows(R: np.ndarray, index: pd.DataFrame) -> np.ndarray:
             f"The index table ({len(index)} rows) does not name every latent of R ({len(R)}) once: give both as load "
             "returned them, add columns by index.merge(..., how='left'), and choose rows by query"
         )
-    return rows.astype(np.int64)
+    rows = rows.astype(np.int64)
+    if "sha256" in index and isinstance(R, np.memmap):  # a changed R is an array in memory
+        lines = np.unique(np.linspace(0, len(rows) - 1, DIGESTS).astype(int))
+        check_digests(R[rows[lines]], index.iloc[lines])
+    return rows
 
 
 def _check_names(index: pd.DataFrame, names: list[tuple[str, str]]) -> None:
