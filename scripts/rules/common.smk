@@ -33,6 +33,11 @@ try:
     STUDY = Study(config, workflow.config_settings.config, is_main=workflow.is_main_process)
 except InputError as error:
     raise WorkflowError(str(error)) from None
+except UnicodeEncodeError as error:  # of a path
+    raise WorkflowError(
+        f"{error.object!r} cannot be named in this terminal's language settings ({sys.getfilesystemencoding()}): run again "
+        "with PYTHONUTF8=1 before the command"
+    ) from None
 
 for note in STUDY.sheet.attrs["notes"] if workflow.is_main_process else []:
     print(note, file=sys.stderr)

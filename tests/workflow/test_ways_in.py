@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from helpers.study import ROOT, Study
+from helpers.study import ROOT, Study, draw
 
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 MODULE = f"""
@@ -132,3 +132,16 @@ def test_a_snakefile_from_an_address_is_refused_in_a_sentence(mine):
         server.shutdown()
     assert "clone its repository and name that Snakefile" in " ".join(printed.split())
     assert "TypeError" not in printed
+
+
+@pytest.mark.fault("config")
+def test_a_locale_without_the_letters_of_a_path_is_named_with_the_remedy(mine):
+    draw(mine.folder / "pictures/図.png")
+    mine.sheet([{"id": "a", "image": "pictures/図.png", "prompt": "図"}])
+    mine.environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = mine.command("--dry-run")
+    printed = run(mine, *command, cwd=mine.folder, fails=True)
+    assert "cannot be named in this terminal's language settings (ascii): run again with PYTHONUTF8=1" in printed
+    assert "Encode" not in printed
+    mine.environment["PYTHONUTF8"] = "1"
+    assert "stack" in run(mine, *command, cwd=mine.folder)
