@@ -299,6 +299,15 @@ def test_one_covariate_may_be_given_as_a_text(results):
     assert gpi.arrays(R, index, "size", "treatment", None)[3] is None
 
 
+def test_a_nullable_boolean_with_a_gap_is_refused_by_row_as_a_treatment():
+    R = np.zeros((3, 1, 2, 2), np.float32)
+    treatment = pd.array([True, None, False], dtype="boolean")
+    index = pd.DataFrame({"row": range(3), "id": list("abc"), "T": treatment, "Y": [1.0, 2.0, 3.0]})
+    with pytest.raises(DataError, match=r"missing in row 1 \(b\)"):
+        gpi.arrays(R, index, "Y", "T")
+    assert gpi.arrays(R, index, "Y", "T", query="T.notna()")[2].tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(
     "read",
     [

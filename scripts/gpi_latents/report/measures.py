@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,7 +226,7 @@ def pair(config: dict[str, Any], image: str, decoded: str | Path) -> Pair:
     Raises:
         ItemError: one is missing or damaged, or they are not of one size.
     """
-    other, picture = open_picture(decoded)[0], open_picture(os.path.normpath(image))[0]
+    other, picture = open_picture(decoded)[0], open_picture(image)[0]
     size = (other.height, other.width)
     if config["resize"] == "contain":  # limits the longest side, by default to the model's native size
         size = (config["image_size"] or max(size),) * 2
