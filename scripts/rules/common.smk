@@ -73,6 +73,12 @@ def model_files(wildcards):
     return STUDY.model_files
 
 
+def map_color(wildcards):
+    """The column that colours the map, without `<`, which could end a script in the page of `snakemake --report`."""
+    column = STUDY.config["report_color"] if wildcards.figure == "map" else None
+    return column and column.replace("<", "‹")
+
+
 def is_stacked_by(jobs):
     return any(paths.INDEX in job.output for job in jobs)
 

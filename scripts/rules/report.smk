@@ -1,12 +1,6 @@
 """The report: one job per figure, then one HTML file."""
 
 
-def map_color(wildcards):
-    """The column that colours the map, without `<`, which could end a script in the page of `snakemake --report`."""
-    column = STUDY.config["report_color"] if wildcards.figure == "map" else None
-    return column and column.replace("<", "‹")
-
-
 rule figure:
     input:
         tensor=STUDY.config["stacked"],
