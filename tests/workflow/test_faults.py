@@ -160,6 +160,7 @@ def test_a_run_that_its_user_ends_blames_no_item(begun, undisturbed, number, lef
     assert not succeeded
     assert f"{left} of {ITEMS} items were not reached: run again for them" in output
     assert "items failed" not in output
+    assert "Traceback" not in output
     assert not (begun.folder / "logs/failed.csv").exists()
     stop.release(point)
     stop.pause()
