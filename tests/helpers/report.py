@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import shutil
+import subprocess
 from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from gpi_latents import joblog, paths
 from gpi_latents.core.pictures import fit_picture, open_picture
 from gpi_latents.recipe import canonical
@@ -51,6 +56,18 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+
+
+def title_in_browser(page: Path) -> str:
+    """The title of a page in headless Chromium, after its scripts have run."""
+    program = shutil.which("chromium-headless-shell")
+    if program is None:
+        reason = "Chromium is not installed: apt-get install chromium-headless-shell"
+        (pytest.fail if os.environ.get("REQUIRE_CHROMIUM") else pytest.skip)(reason)
+    command = [program, "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
+    (title,) = re.findall("<title>(.*?)</title>", dom, re.DOTALL)[:1]
+    return title.strip()
 
 
 def check_page(html: str) -> Page:

@@ -8,7 +8,7 @@ import shutil
 import pandas as pd
 import pytest
 from gpi_latents import paths
-from helpers.report import Page, check_page
+from helpers.report import Page, check_page, title_in_browser
 from helpers.study import Study
 
 
@@ -61,18 +61,27 @@ def test_snakemakes_own_report_holds_the_figures_with_captions(demo, tmp_path):
 @pytest.mark.fault("strangers")
 @pytest.mark.timeout(300)
 def test_the_name_of_a_column_runs_nothing_in_either_report(demo, copy, tmp_path):
-    column = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
+    column = "</script><img src=x onerror=document.title='owned'><script>document.title='owned'</script>"
     sheet = pd.read_csv(copy.folder / "config/items.csv", dtype=str, keep_default_na=False)
     copy.sheet(sheet.assign(**{column: "1"}).to_dict("records"))
     copy.config(report=True, report_color=column)
     copy.run()
-    assert column in check_page((copy.folder / "results/report.html").read_text(encoding="utf-8")).text
+    ours = copy.folder / "results/report.html"
+    html = ours.read_text(encoding="utf-8")
+    assert column in check_page(html).text
     pages = []
     for study in (demo, copy):
         study.run("--report", str(tmp_path / "out.html"))
         pages.append(Page((tmp_path / "out.html").read_text(encoding="utf-8")))
     assert pages[1].tags == pages[0].tags
     assert pages[1].loaded == []
+    for page in (ours, tmp_path / "out.html"):
+        assert title_in_browser(page) != "owned"
+    # Even what got into our page would not run: its policy allows no script. Without the policy it would.
+    for policy, title in ((r"\g<0>", "Latents of 30 items: report"), ("", "owned")):
+        changed = re.sub(r"<meta http-equiv=.Content-Security-Policy.[^>]*>", policy, html)
+        (tmp_path / "changed.html").write_text(changed.replace("</body>", f"{column}</body>"), encoding="utf-8")
+        assert title_in_browser(tmp_path / "changed.html") == title
 
 
 @pytest.mark.fault("strangers")
