@@ -58,7 +58,7 @@ def test_snakemakes_own_report_holds_the_figures_with_captions(demo, tmp_path):
     assert "snakemake.wildcards" not in html
 
 
-@pytest.mark.fault("strangers")
+@pytest.mark.fault("stranger")
 @pytest.mark.timeout(300)
 def test_the_name_of_a_column_runs_nothing_in_either_report(demo, copy, tmp_path):
     column = "</script><img src=x onerror=document.title='owned'><script>document.title='owned'</script>"
@@ -84,7 +84,7 @@ def test_the_name_of_a_column_runs_nothing_in_either_report(demo, copy, tmp_path
         assert title_in_browser(tmp_path / "changed.html") == title
 
 
-@pytest.mark.fault("strangers")
+@pytest.mark.fault("stranger")
 @pytest.mark.parametrize("key", ["stacked", "output_hidden_dir", "output_image_dir", "model_id", "vae_id"])
 def test_a_path_that_could_run_something_in_snakemakes_report_is_refused(study, key):
     study.pictures(1)
