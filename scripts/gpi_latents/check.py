@@ -14,7 +14,7 @@ import pandas as pd
 from gpi_latents import paths
 from gpi_latents.core.pictures import open_picture
 from gpi_latents.errors import InputError, ItemError
-from gpi_latents.files import file_problems
+from gpi_latents.files import file_problems, write_whole
 from gpi_latents.joblog import DOUBTFUL
 from gpi_latents.plan import read_plan
 
@@ -78,7 +78,8 @@ def check(plan: Path, threads: int) -> str:
     table = checked_pictures(read_plan(plan), threads)
     listed = table[(table["problem"] != "") | (table["notes"].str.len() > 0)]
     Path(paths.CHECK).parent.mkdir(exist_ok=True)
-    listed.assign(notes=listed["notes"].str.join("; ")).to_csv(paths.CHECK, index=False, lineterminator="\n")
+    joined = listed.assign(notes=listed["notes"].str.join("; "))
+    write_whole(paths.CHECK, joined.to_csv(index=False, lineterminator="\n").encode())
     bad = table[table["problem"] != ""]
     notes = _notes_by_kind(table)
     if bad.empty:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from gpi_latents import joblog, paths
 from gpi_latents.errors import InputError, bulleted
-from gpi_latents.files import dangling_link, future_files, missing_files
+from gpi_latents.files import dangling_link, future_files, missing_files, write_whole
 
 
 def check_dates(config: Mapping[str, Any]) -> None:
@@ -220,7 +220,7 @@ def orphans(config: Mapping[str, Any], ids: Iterable[str]) -> list[str]:
 def print_orphans(config: Mapping[str, Any], ids: Iterable[str], log: str) -> None:
     """Print and log the `orphans`, one per line."""
     text = "\n".join(orphans(config, ids)) or "Every latent and picture belongs to an item."
-    Path(log).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    write_whole(log, f"{text}\n".encode(errors="backslashreplace"))
     print(text.encode(errors="backslashreplace").decode())
 
 
@@ -250,7 +250,7 @@ def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
         texts += map(joblog.read_own, ["logs/stack.log", *sorted(glob.glob("logs/checksums/*.log"))])
     if not failed.empty:
         with contextlib.suppress(OSError):
-            failed.to_csv(paths.FAILED, index_label="sheet_row")
+            write_whole(paths.FAILED, failed.to_csv(index_label="sheet_row").encode())
         lines = [f"row {row}, {item.id}: {item.reason}" for row, item in failed.iterrows()]
         heading = f"{len(failed)} of {len(sheet)} items failed (all in {paths.FAILED}):"
         texts.append(bulleted(heading, lines))
