@@ -95,7 +95,7 @@ def benchmark(folder: Path, count: int, side: int) -> None:
         name: [*common, "--figure", name, "--output", f"results/report/{name}.png", f"results/report/{name}.json"]
         for name in FIGURES
     }
-    report = [str(ROOT / "scripts/report.py"), "--figures", *FIGURES, "--provenance", paths.PROVENANCE]
+    report = [str(ROOT / "scripts/report.py"), "--plan", plan, "--provenance", paths.PROVENANCE]
     jobs["report"] = [*report, "--output", "results/report.html"]
     total = 0.0
     for name, command in jobs.items():
