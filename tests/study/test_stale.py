@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from gpi_latents import paths
@@ -17,6 +18,7 @@ from gpi_latents.model.source import write_model
 from gpi_latents.origin import Origin
 from gpi_latents.plan import read_config, read_plan
 from gpi_latents.recipe import model_digest
+from gpi_latents.study.outdated import outdated
 from gpi_latents.study.study import Study
 from gpi_latents.tensors.latent_file import latent_bytes
 from gpi_latents.tensors.stack import write_results
@@ -30,6 +32,10 @@ A, B = "results/hidden/hidden_a.pt", "results/hidden/hidden_b.pt"
 def study(text: str = SHEET, **config) -> Study:
     Path("sheet.csv").write_text(text)
     return Study({"model_id": "demo", "items": "sheet.csv", "report": False, **config})
+
+
+def index() -> pd.DataFrame:
+    return pd.read_csv(paths.INDEX, dtype=str, keep_default_na=False)
 
 
 def make(found: Study, ids: str = "ab", is_stacked: bool = True) -> None:
@@ -156,8 +162,16 @@ def test_results_of_an_earlier_version_get_a_new_table_alone():
     Path(paths.INDEX).write_text("".join(",".join(row[:place] + row[place + 3 :]) + "\n" for row in cells))
     assert study().stale == {paths.INDEX: "no column 'recipe_sha256'"}
     assert study(SHEET.replace("y,2", "y,3")).stale == {B: "settings", paths.INDEX: "no column 'recipe_sha256'"}
+    assert outdated(Path("results").absolute(), index()) == ""
     write_results(Path(study().plan), Path(paths.MODEL), *RESULTS)
     assert study().stale == {}
+    os.utime(paths.INDEX, (1e9, 1e9))
+    Path("b.png").write_text("other")
+    assert outdated(Path("results").absolute(), index()) == ""  # what its picture was is not known
+    make(study())
+    os.utime(paths.INDEX, (1e9, 1e9))
+    Path("b.png").write_text("again")
+    assert outdated(Path("results").absolute(), index()) == "pictures have changed since: b"
 
 
 @pytest.mark.parametrize("guidance", [1, 5])
