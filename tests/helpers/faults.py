@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from helpers.study import Study, wait_for
+from helpers.study import Study, residents, wait_for
 
 SITECUSTOMIZE = '''
 import json, os, pathlib, re, sys, time
@@ -93,6 +93,8 @@ class Stop:
 
     def resume(self) -> None:
         """Stop at the points that no process has reached, from the next run on."""
+        # A resident that is about to end would serve a run that starts at once, and would stop nowhere.
+        wait_for(lambda: not residents(self.study.folder), 60, "the resident of the last run to end")
         self.study.environment |= self.environment
 
     def pause(self) -> None:
@@ -101,12 +103,16 @@ class Stop:
 
     def reached(self) -> int:
         """Wait until one more of the points is reached; returns its number."""
-        number = wait_for(self._reached, 120, "the write to stop at")[0]
+        number = wait_for(self._reached, 120, "the write to stop at", self._show)[0]
         self.waiting.remove(number)
         return number
 
     def release(self, number: int) -> None:
         (self.folder / f"released{number}").touch()
+
+    def _show(self) -> str:
+        run = self.study.started[-1]
+        return f"the run {'goes on' if run.returncode is None else 'has ended'}:\n{run.text()}"
 
     def _reached(self) -> list[int]:
         return [number for number in self.waiting if (self.folder / f"reached{number}").exists()]

@@ -62,7 +62,11 @@ class Forked:
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         self.wait(timeout)
-        return self.output.read_text(errors="replace"), None
+        return self.text(), None
+
+    def text(self) -> str:
+        """What it has printed up to now."""
+        return self.output.read_text(errors="replace")
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)

@@ -33,14 +33,14 @@ def draw(path: Path, size: tuple[int, int] = (64, 64), seed: int = 0) -> Path:
     return path
 
 
-def wait_for(condition, seconds: float = 60.0, what: str = "the condition"):
-    """Wait until `condition()` is true and return its value; fail after the deadline."""
+def wait_for(condition, seconds: float = 60.0, what: str = "the condition", show=lambda: ""):
+    """Wait until `condition()` is true and return its value; fail after the deadline, with what `show()` says."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.02)
-    pytest.fail(f"waited {seconds} s for {what}")
+    pytest.fail(f"waited {seconds} s for {what} {show()}")
 
 
 def residents(folder: Path) -> list[psutil.Process]:
@@ -68,7 +68,7 @@ class Study:
         self.environment = os.environ | {"COLUMNS": "400"}
         self._tmp = tempfile.TemporaryDirectory(prefix="gpi", ignore_cleanup_errors=True)
         self.tmp = Path(self._tmp.name)  # short, as a socket's path has to be
-        self._started = 0
+        self.started: list[Forked] = []
         (folder / "config").mkdir(parents=True, exist_ok=True)
         self.config()
 
@@ -98,9 +98,9 @@ class Study:
         return [sys.executable, "-m", "snakemake", *self.arguments(*arguments, cores=cores)]
 
     def start(self, *arguments: str, cores: int = 2) -> Forked:
-        self._started += 1
-        output = self.tmp / f"output{self._started}"
-        return Forked(self.arguments(*arguments, cores=cores), self.environment, output)
+        output = self.tmp / f"output{len(self.started)}"
+        self.started.append(Forked(self.arguments(*arguments, cores=cores), self.environment, output))
+        return self.started[-1]
 
     def run(self, *arguments: str, cores: int = 2, fails: bool = False) -> Run:
         process = self.start(*arguments, cores=cores)
