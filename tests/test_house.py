@@ -24,8 +24,7 @@ MAY_IMPORT = {
     "resident": GROUND | {"model", "core", "tensors"},
     "report": GROUND | {"core.pictures", "tensors"},
     "check": GROUND | {"core.pictures"},
-    "gpi": GROUND | {"tensors", "study", "gpi_query"},
-    "gpi_query": GROUND,
+    "gpi": GROUND | {"tensors", "study"},
     "standalone": GROUND | {"model", "core", "tensors", "study"},
     "__init__": {"errors", "gpi", "standalone"},
 } | {name: GROUND - {name} for name in GROUND}

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpi_latents.errors import DataError, InputError, ItemError, ModelError, TensorError, UserError
-    from gpi_latents.gpi import arrays, check_digests, load
+    from gpi_latents.gpi.arrays import arrays
+    from gpi_latents.gpi.results import check_digests, load
     from gpi_latents.standalone import extract_images
 
 _PLACES = {
     "extract_images": "gpi_latents.standalone",
-    **dict.fromkeys(["load", "arrays", "check_digests"], "gpi_latents.gpi"),
+    **dict.fromkeys(["load", "check_digests"], "gpi_latents.gpi.results"),
+    "arrays": "gpi_latents.gpi.arrays",
     **dict.fromkeys(
         ["UserError", "InputError", "ModelError", "ItemError", "TensorError", "DataError"], "gpi_latents.errors"
     ),

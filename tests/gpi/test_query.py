@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from gpi_latents.errors import DataError
-from gpi_latents.gpi_query import choose
+from gpi_latents.gpi.query import choose
 
 WHOLE = pd.DataFrame(
     {

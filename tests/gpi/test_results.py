@@ -8,11 +8,11 @@ import shutil
 import subprocess
 import sys
 
+import gpi_latents as gpi
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from gpi_latents import gpi
 from gpi_latents.errors import DataError, TensorError
 from gpi_latents.tensors.tensor_file import tensor_writer
 from helpers.gpi_pack_import import import_gpi_pack
