@@ -34,6 +34,7 @@ NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"  # a cell that is a number, ap
 
 # Cells that hold no value, apart from blanks around them: what R, pandas, Excel and databases write for it.
 MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "<NA>", "NULL"})
+BOOLEANS = {"TRUE": True, "True": True, "true": True, "FALSE": False, "False": False, "false": False}
 
 
 def write_plan(config: Mapping[str, Any], table: pd.DataFrame, items: Sequence[bytes] = ()) -> str:
