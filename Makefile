@@ -6,9 +6,12 @@ BIN := .venv/bin
 RULES := Snakefile scripts/rules/*.smk
 PYTEST := $(BIN)/pytest tests -n 2 --dist loadgroup --durations=20
 
-.PHONY: install run test test-all benchmark benchmark-slurm fuzz validation lint format reference lock demo demo-model
+.PHONY: install run gpi test test-all benchmark benchmark-slurm fuzz validation lint format reference lock demo demo-model
 
 install: .venv/run
+
+# What `gpi_latents.estimate` needs beside.
+gpi: .venv/gpi
 
 run: .venv/run
 	$(BIN)/snakemake --cores $(CORES)
@@ -79,7 +82,10 @@ lock: .venv/dev
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch .venv/run
 
-.venv/dev: .venv/run envs/requirements-dev.txt envs/requirements-gpi.txt
-	$(BIN)/python -m pip install --quiet --requirement envs/requirements-dev.txt
+.venv/gpi: .venv/run envs/requirements-gpi.txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement envs/requirements-gpi.txt
+	touch .venv/gpi
+
+.venv/dev: .venv/gpi envs/requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --requirement envs/requirements-dev.txt
 	touch .venv/dev
