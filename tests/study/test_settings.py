@@ -190,7 +190,7 @@ def test_the_readme_and_the_schema_for_editors_have_every_key_and_column():
     readme = (ROOT / "config/README.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `(\w+)` \|.* ([^ |]+) \|$", readme, re.MULTILINE)
     columns = ["id", "image", "prompt", "negative_prompt", "strength", "guidance_scale", "num_inference_steps", "seed"]
-    assert [name for name, _ in documented] == [*KEYS, *columns]
+    assert [name for name, _ in documented] == [*KEYS, *columns, "draws"]
     schema = json.loads((ROOT / "config/schema.json").read_text(encoding="utf-8"))
     assert list(schema["properties"]) == list(KEYS)
     assert all(rule["description"].endswith((".", "`.")) for rule in schema["properties"].values())

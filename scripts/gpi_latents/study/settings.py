@@ -98,6 +98,10 @@ class Config(BaseModel):
     in diffusers: it is encoded, while none is zeros."""
     seed: int = Field(0, ge=0, le=2**32 - 1)
     """Seed of the item's own random generator. It takes seeds modulo 2^32, so larger ones would only repeat these."""
+    draws: int = Field(1, ge=1, le=1000)
+    """How many latents an item gets. Above 1, `x` becomes the items `x_1`, `x_2` and so on, with seed, seed + 1 and so
+    on; the index table tells them apart by its columns `item` and `draw`. More than one matters where chance moves a
+    latent by much of the distance between two pictures; `posterior: mode` at strength 0 leaves nothing to chance."""
     output_hidden_dir: str = Field("results/hidden", pattern=BELOW_STUDY + r"\Z")
     """Folder of the latents, one file per item, below the working directory."""
     output_image_dir: str | None = Field("results/images", pattern=BELOW_STUDY + r"\Z")
@@ -140,7 +144,7 @@ class Item(BaseModel):
 
 
 KEYS: dict[str, FieldInfo] = Config.model_fields
-COLUMNS: dict[str, FieldInfo] = {**Item.model_fields, **{name: KEYS[name] for name in SETTINGS}}
+COLUMNS: dict[str, FieldInfo] = {**Item.model_fields, **{name: KEYS[name] for name in [*SETTINGS, "draws"]}}
 FIELDS = KEYS | COLUMNS
 
 # Values that --config gives as texts.
@@ -209,7 +213,7 @@ def checked(name: str, value: Any) -> tuple[Any, str]:
 
 def parse_cell(column: str, text: str, default: Any) -> tuple[Any, str]:
     """A cell's value, and what is wrong with it (empty if nothing is); a `MISSING` setting takes the default."""
-    if column in SETTINGS and text.strip() in MISSING:
+    if column in KEYS and text.strip() in MISSING:
         return default, ""
     if COLUMNS[column].annotation not in (int, float):
         return checked(column, text)

@@ -14,7 +14,7 @@ from gpi_latents.errors import InputError, error_list
 from gpi_latents.files import file_problems
 from gpi_latents.plan import MISSING, RESULT_COLUMNS
 from gpi_latents.recipe import SETTINGS, steps_problem
-from gpi_latents.study.settings import COLUMNS, parse_cell, suggestion
+from gpi_latents.study.settings import COLUMNS, checked, parse_cell, suggestion
 from gpi_latents.study.table import GROUPED, SEPARATORS, decimal_points, read_cells, surplus_columns
 
 # Columns that the index table and the plan add, so a sheet cannot have them.
@@ -31,6 +31,8 @@ def read_items(config: Mapping[str, Any], check_images: bool = True) -> pd.DataF
     Returns:
         One row per item in sheet order, labelled by its row in the sheet (the header is row 1): `id`, `image`,
         `prompt`, the `SETTINGS` with the config's values where the sheet has none, then the carried columns as text.
+        Each draw of a row with several is an item; if there are such rows, `item` (the id in the sheet) and `draw`
+        (from 1) come before the carried columns.
         Its `attrs["notes"]` are sentences, for the user, on what was read otherwise than it is written: separators,
         columns that are left out, decimal commas.
 
@@ -39,13 +41,15 @@ def read_items(config: Mapping[str, Any], check_images: bool = True) -> pd.DataF
     """
     path = config["items"]
     sheet = _read_csv(path)
-    _check_color(config, list(sheet))
     id_hint = ""
     if "id" not in sheet:
         sheet.insert(0, "id", [Path(image).stem for image in sheet["image"]])
         id_hint = " (made from the image's file name: give the sheet a column id to choose another)"
     problems: dict[tuple[int, str], str] = {}  # by row and column; the first of a cell is shown
-    items = _parse(sheet, config, problems)
+    items = pd.concat([_parse(sheet, config, problems), sheet[[name for name in sheet if name not in COLUMNS]]], axis=1)
+    _check_draws(items, config, problems)
+    items = _drawn(items, problems)
+    _check_color(config, list(items))
     _check_rows(items, problems)
     if check_images and (bad := file_problems(items["image"].unique())):
         for row, image in items["image"].items():
@@ -59,7 +63,6 @@ def read_items(config: Mapping[str, Any], check_images: bool = True) -> pd.DataF
             for row, column in sorted(problems, key=lambda cell: (cell[0], order.get(cell[1], -1)))
         ]
         raise InputError(error_list(f"The sheet {path} (its header is row 1)", lines))
-    items = pd.concat([items, sheet[[name for name in sheet if name not in COLUMNS]]], axis=1)
     items.attrs["notes"] = sheet.attrs["notes"]
     return items
 
@@ -73,7 +76,7 @@ def index_table(items: pd.DataFrame, recipes: Iterable[Mapping[str, Any]]) -> pd
 
     Returns:
         `row` (0..N-1), `id`, `image`, `prompt`, the settings as the recipe holds them (empty where a setting has no
-        effect), then the carried columns, all in sheet order.
+        effect), `item` and `draw` if there are several draws of one, then the carried columns, all in sheet order.
     """
     recipes = list(recipes)
     table = items.reset_index(drop=True)
@@ -138,9 +141,8 @@ def _check_header(path: str, header: list[str], surplus: set[int]) -> None:
 
 def _check_color(config: Mapping[str, Any], columns: list[str]) -> None:
     color = config["report_color"]
-    known = list(dict.fromkeys([*columns, "id", *SETTINGS]))
-    if config["report"] and color is not None and color not in known:
-        near = suggestion(color, known)
+    if config["report"] and color is not None and color not in columns:
+        near = suggestion(color, columns)
         raise InputError(f"key report_color: the sheet {config['items']} has no column {color!r}{near}")
 
 
@@ -149,7 +151,8 @@ def _parse(sheet: pd.DataFrame, config: Mapping[str, Any], problems: dict[tuple[
     columns = {}
     for name in COLUMNS:
         if name not in sheet:
-            columns[name] = [config[name]] * len(sheet)
+            # The config of an older version's results lacks the keys that are new.
+            columns[name] = [config.get(name, COLUMNS[name].default)] * len(sheet)
             continue
         parsed = {text: parse_cell(name, text, config.get(name)) for text in sheet[name].unique()}
         columns[name] = [parsed[text][0] for text in sheet[name]]
@@ -162,17 +165,54 @@ def _parse(sheet: pd.DataFrame, config: Mapping[str, Any], problems: dict[tuple[
     return pd.DataFrame(columns, index=sheet.index, dtype=object)
 
 
+def _check_draws(items: pd.DataFrame, config: Mapping[str, Any], problems: dict[tuple[int, str], str]) -> None:
+    """Find rows that cannot have as many draws as they ask for."""
+    for row, item_id, strength, seed, draws in items[["id", "strength", "seed", "draws"]].itertuples(name=None):
+        if draws == 1 or (row, "draws") in problems:
+            continue
+        if config["posterior"] == "mode" and strength == 0:
+            problem = f"all {draws} would be the same, since posterior 'mode' at strength 0 leaves nothing to chance"
+            problems[row, "draws"] = f"{problem}: write 1, or take posterior 'sample'"
+        # Its last draw has the longest id and the largest seed.
+        if (row, "id") not in problems and (problem := checked("id", f"{item_id}_{draws}")[1]):
+            problems[row, "id"] = f"of its draw {draws}, {problem}"
+        if (row, "seed") not in problems and (problem := checked("seed", seed + draws - 1)[1]):
+            problems[row, "seed"] = f"the seed of its draw {draws}, {problem}"
+
+
+def _drawn(items: pd.DataFrame, problems: dict[tuple[int, str], str]) -> pd.DataFrame:
+    """Each draw as an item, as if the sheet had a row for it; without the column `draws`."""
+    draws = [1 if (row, "draws") in problems else draws for row, draws in items["draws"].items()]
+    items = items.drop(columns="draws")
+    if max(draws) == 1:
+        return items
+    if taken := [name for name in ("item", "draw") if name in items]:
+        raise InputError(
+            f"The sheet's column {taken[0]!r} has a name that the index table needs where items have several draws: "
+            "give it another"
+        )
+    items = items.loc[items.index.repeat(draws)]
+    numbers = [number for count in draws for number in range(1, count + 1)]
+    items.insert(place := items.columns.get_loc(SETTINGS[-1]) + 1, "item", items["id"])
+    items.insert(place + 1, "draw", numbers)
+    counts = [count for count in draws for _ in range(count)]
+    each = list(zip(items["id"], items["seed"], counts, numbers, strict=True))
+    items["id"] = [f"{item}_{number}" if count > 1 else item for item, _, count, number in each]
+    items["seed"] = [seed + number - 1 if isinstance(seed, int) else seed for _, seed, _, number in each]
+    return items
+
+
 def _check_rows(items: pd.DataFrame, problems: dict[tuple[int, str], str]) -> None:
     """Find ids that are not unique, and settings that do not work together."""
-    first: dict[str, int] = {}
+    first: dict[str, tuple[int, str]] = {}
+    hint = " (the draws of an item x are x_1, x_2 and so on)" if "draw" in items else ""
     for row, item_id in items["id"].items():
-        earlier = first.setdefault(item_id.lower(), row)
-        if earlier != row and items["id"][earlier] == item_id:
-            problems.setdefault((row, "id"), f"{item_id!r} is in row {earlier} already")
+        earlier, other = first.setdefault(item_id.lower(), (row, item_id))
+        if earlier != row and other == item_id:
+            problems.setdefault((row, "id"), f"{item_id!r} is in row {earlier} already{hint}")
         elif earlier != row:
-            other = items["id"][earlier]
             problem = f"{item_id!r} and {other!r} of row {earlier} differ only in case, and some disks ignore case"
-            problems.setdefault((row, "id"), problem)
+            problems.setdefault((row, "id"), problem + hint)
     columns = items[["prompt", "strength", "num_inference_steps"]]
     for row, prompt, strength, steps in columns.itertuples(name=None):
         if (row, "strength") in problems:
