@@ -1,4 +1,4 @@
-"""Latents of a diffusion model for GPI: results as arrays (`load`, `arrays`), and extraction without Snakemake.
+"""Latents of a diffusion model for GPI: results as arrays (`load`, `arrays`), effects (`estimate`), extraction alone.
 
 Importing this package is light: torch, diffusers and pandas are imported when a function first needs them.
 """
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpi_latents.errors import DataError, InputError, ItemError, ModelError, TensorError, UserError
     from gpi_latents.gpi.arrays import arrays
+    from gpi_latents.gpi.effect import Effect, Effects
+    from gpi_latents.gpi.estimate import estimate
     from gpi_latents.gpi.results import check_digests, load
     from gpi_latents.standalone import extract_images
 
@@ -18,12 +20,16 @@ _PLACES = {
     "extract_images": "gpi_latents.standalone",
     **dict.fromkeys(["load", "check_digests"], "gpi_latents.gpi.results"),
     "arrays": "gpi_latents.gpi.arrays",
+    "estimate": "gpi_latents.gpi.estimate",
+    **dict.fromkeys(["Effect", "Effects"], "gpi_latents.gpi.effect"),
     **dict.fromkeys(
         ["UserError", "InputError", "ModelError", "ItemError", "TensorError", "DataError"], "gpi_latents.errors"
     ),
 }
 __all__ = [
     "DataError",
+    "Effect",
+    "Effects",
     "InputError",
     "ItemError",
     "ModelError",
@@ -31,6 +37,7 @@ __all__ = [
     "UserError",
     "arrays",
     "check_digests",
+    "estimate",
     "extract_images",
     "load",
 ]

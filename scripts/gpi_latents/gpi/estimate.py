@@ -1,0 +1,261 @@
+"""The effect of a treatment on an outcome, adjusted for what the latents show. Light until called."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from gpi_latents.errors import DataError
+from gpi_latents.gpi.diagnostics import EXTREME, LEAST_GAIN, auc, effective, explained, loss, standard_error
+from gpi_latents.gpi.effect import Effect, Effects
+from gpi_latents.gpi.gpi_pack_import import import_gpi_pack
+from gpi_latents.gpi.network import propensities, rows_of, train
+
+# The names are those of gpi_pack.estimate_k_ate, but for the last two.
+SETTINGS: dict[str, Any] = {
+    "K": 2,  # folds: each row's outcome is predicted by a network that did not see it
+    "architecture_z": [64, 16],  # layers from R to the features (the deconfounder); the last is their number
+    "architecture_y": [256, 1],  # layers from the features and the treatment to the outcome
+    "conv_layers": None,  # convolutions before these; R then stays (n, C, H, W)
+    "lr": 3e-3,  # learning rate
+    "batch_size": 64,
+    "nepoch": 200,  # most epochs
+    "patience": 30,  # epochs without a better outcome loss, after which a training stops
+    "min_delta": 0.0,  # by how much a loss must be lower to be better
+    "valid_perc": 0.2,  # share of a training's rows that decides when it stops
+    "step_size": None,  # epochs without a better loss, after which the learning rate is halved; None: never
+    "dropout": 0.0,
+    "bn": False,  # batch normalisation
+    "ps_model": None,  # class of the propensity model; None: scikit-learn's LogisticRegression
+    "ps_model_params": {},  # its arguments
+    "trim": [0.01, 0.99],  # propensities outside are set to these; None: none are
+    # R is divided by its standard deviation and multiplied by this. With a small R, the network's weights of the
+    # treatment learn faster than those of R, which shows it too: what is credited to R is lost to the effect.
+    "scale": 1 / 30,
+    # Y and each column of C get mean 0 and standard deviation 1 for the training; the effect is in units of Y.
+    "standardize": True,
+}
+NOT_TAKEN = {
+    "cluster": "give clusters=...",
+    "formula_C": "give C as an array, such as the one that gpi_latents.arrays returns",
+    "data": "give C as an array, such as the one that gpi_latents.arrays returns",
+    "model_dir": "no files are written",
+    "plot_propensity": "the propensities are in the result",
+    "verbose": "progress=False hides the progress bar",
+}
+
+
+class Data(NamedTuple):
+    """Checked arrays of n rows."""
+
+    R: np.ndarray  # float32 (n, d) or (n, C, H, W), scaled
+    outcomes: dict[str, np.ndarray]  # float64 (n,) by name
+    T: np.ndarray  # int64 (n,)
+    C: np.ndarray | None  # float64 (n, covariates)
+    groups: np.ndarray  # int64 (n,): the number of the cluster, or of the row
+
+
+def estimate(
+    R: np.ndarray,
+    Y: Any,
+    T: Any,
+    C: Any = None,
+    *,
+    seeds: int | Iterable[int] = 5,
+    clusters: Any = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Effect | Effects:
+    """Estimate the average effect of T on Y, adjusted for the confounders that R shows and for C.
+
+    For each seed: K folds; a network of `gpi_pack` (TarNet) is trained on the other folds to predict Y from R, T and C;
+    from its features, the propensity of the treatment is estimated within the fold, each half by a model fitted to the
+    other; the effect is the mean of the doubly robust scores (`gpi_pack.dml_score`). The result is the median over the
+    seeds, so that it hangs less on one random division of the rows.
+
+    Same arguments give the same numbers. NumPy's and torch's random numbers go on as if nothing had happened, and no
+    file is written.
+
+    Args:
+        R: latents, float (n, d) or (n, C, H, W); they are flattened unless `conv_layers` is given.
+        Y: outcome (n,); or several, which are estimated one by one: (n, outcomes), a DataFrame, or a dict of columns.
+        T: treatment (n,), 0 or 1.
+        C: covariates to adjust for besides R, (n,) or (n, covariates).
+        seeds: how many (0, 1, ...), or the seeds themselves.
+        clusters: (n,) labels, such as persons with several images. Rows of one cluster are never divided between
+            a model's training and its use, and the standard errors are robust to their dependence.
+        progress: show a progress bar of the trainings on stderr.
+        settings: any of `gpi_latents.gpi.estimate.SETTINGS`, whose other values are the defaults.
+
+    Returns:
+        An `Effect`, or for several outcomes `Effects`, a dict of them by name.
+
+    Raises:
+        DataError: the arrays do not fit each other, hold missing values, or are too few; a setting is unknown;
+            gpi_pack is not installed.
+    """
+    from tqdm import tqdm
+
+    chosen = _settings(settings)
+    numbers = _seeds(seeds)
+    data = _data(R, Y, T, C, clusters, chosen)
+    import_gpi_pack()
+    total = len(numbers) * len(data.outcomes) * chosen["K"]
+    results: dict[str, list[tuple[dict[str, float], np.ndarray]]] = {name: [] for name in data.outcomes}
+    with _as_before(), tqdm(total=total, desc="trainings", disable=not progress) as bar:
+        for seed in numbers:
+            for name, outcome in data.outcomes.items():
+                results[name].append(_one_seed(data, outcome, seed, chosen, bar))
+    changed = {name: value for name, value in chosen.items() if name in settings and value != SETTINGS[name]}
+    effects = {
+        name: Effect.of(
+            name,
+            pd.DataFrame([line for line, _ in runs]),
+            np.median([propensity for _, propensity in runs], axis=0),
+            Y=data.outcomes[name],
+            T=data.T,
+            clusters=None if clusters is None else int(data.groups.max()) + 1,
+            settings=chosen,
+            changed=changed,
+        )
+        for name, runs in results.items()
+    }
+    return next(iter(effects.values())) if _is_one(Y) else Effects(effects)
+
+
+def _one_seed(
+    data: Data, outcome: np.ndarray, seed: int, settings: dict[str, Any], bar: Any
+) -> tuple[dict[str, float], np.ndarray]:
+    """The estimate by one seed: a line of the table `by_seed`, and the propensities, float64 (n,)."""
+    from sklearn.model_selection import KFold
+
+    T, C, groups = data.T, data.C, data.groups
+    centre, unit = (outcome.mean(), outcome.std()) if settings["standardize"] else (0.0, 1.0)
+    Y = (outcome - centre) / unit
+    predicted = np.empty((2, len(Y)), np.float32)  # outcome if control, if treated
+    by_group = np.empty(len(Y))  # the mean of the row's treatment group
+    propensity, part = np.empty(len(Y)), np.empty(len(Y), np.int64)
+    gains = []
+    folds = KFold(settings["K"], shuffle=True, random_state=seed).split(np.arange(groups.max() + 1))
+    for fold, (others, own) in enumerate(folds):
+        fitted, rows = rows_of(groups, others), rows_of(groups, own)
+        C_fitted, C_rows = (None, None) if C is None else (C[fitted], C[rows])
+        np.random.seed(seed % 2**32)  # for a propensity model that draws from it
+        network = train(data.R[fitted], Y[fitted], T[fitted], C_fitted, groups[fitted], seed, settings)
+        R = data.R[rows]
+        for arm in (0, 1):
+            values, features = network.predict(R, np.full(len(rows), arm), C_rows)
+            predicted[arm, rows] = values.cpu().numpy().ravel()
+            by_group[rows[T[rows] == arm]] = Y[fitted[T[fitted] == arm]].mean()
+        found, half = propensities(features.cpu().numpy(), T[rows], groups[rows], seed, settings)
+        propensity[rows], part[rows] = found, 2 * fold + half
+        fitted_loss = loss(Y[rows], np.where(T[rows] == 1, predicted[1, rows], predicted[0, rows]))
+        gains.append(1 - fitted_loss / loss(Y[rows], by_group[rows]))
+        bar.update()
+    lower, upper = (0.0, 1.0) if settings["trim"] is None else (min(settings["trim"]), max(settings["trim"]))
+    used = np.clip(propensity, lower, upper)
+    scores = unit * import_gpi_pack().dml_score(T, Y, used, predicted[1], predicted[0])
+    line = {
+        "seed": seed,
+        "estimate": scores.mean(),
+        "standard_error": standard_error(scores, groups),
+        "outcome_loss": unit**2 * loss(Y, np.where(T == 1, predicted[1], predicted[0])),
+        "means_loss": unit**2 * loss(Y, by_group),
+        "idle_trainings": sum(gain < LEAST_GAIN for gain in gains),
+        "auc": auc(propensity, T, part),
+        "explained": explained(Y, T, used, part),
+        "effective_treated": effective(1 / used[T == 1]),
+        "effective_control": effective(1 / (1 - used[T == 0])),
+        "extreme": ((used < EXTREME) | (used > 1 - EXTREME)).mean(),
+        "trimmed": (used != propensity).mean(),
+    }
+    return line, used
+
+
+@contextlib.contextmanager
+def _as_before() -> Iterator[None]:
+    """Random numbers and threads are put back; one thread, as the last digits of sums differ with their number."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    threads, state = torch.get_num_threads(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), threadpool_limits(1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            np.random.set_state(state)
+
+
+def _settings(given: dict[str, Any]) -> dict[str, Any]:
+    """All settings, those given and the defaults of the others."""
+    for name in given:
+        if name in NOT_TAKEN:
+            raise DataError(f"estimate takes no setting {name!r}: {NOT_TAKEN[name]}")
+        if name not in SETTINGS:
+            raise DataError(f"estimate knows no setting {name!r}. Its settings: {', '.join(SETTINGS)}")
+    return SETTINGS | given
+
+
+def _seeds(seeds: int | Iterable[int]) -> list[int]:
+    numbers = list(range(seeds)) if isinstance(seeds, int | np.integer) else [int(seed) for seed in seeds]
+    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0 or max(numbers) >= 2**32:
+        raise DataError("seeds must be how many (1 or more), or different whole numbers from 0 to 2**32 - 1")
+    return numbers
+
+
+def _is_one(Y: Any) -> bool:
+    """Whether this is one outcome, not several columns."""
+    return not isinstance(Y, dict) and np.ndim(Y) == 1
+
+
+def _columns(Y: Any) -> dict[str, np.ndarray]:
+    """The outcomes by name."""
+    if isinstance(Y, dict | pd.DataFrame):
+        return {str(name): _floats(Y[name], f"The outcome {name!r}") for name in Y}
+    if _is_one(Y):
+        name = getattr(Y, "name", None)
+        return {"Y" if name is None else str(name): _floats(Y, "Y")}
+    columns = _floats(Y, "Y")
+    if columns.ndim != 2:
+        raise DataError(f"Y must be (n,), or (n, outcomes), not of shape {columns.shape}")
+    return {f"Y{number}": column for number, column in enumerate(columns.T)}
+
+
+def _floats(values: Any, name: str) -> np.ndarray:
+    """Values as float64, none missing."""
+    try:
+        found = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} must hold numbers: {error}") from error
+    if bad := int((~np.isfinite(found)).sum()):
+        row = int(np.argwhere(~np.isfinite(found))[0][0])
+        raise DataError(f"{name} has {bad} missing or infinite values, the first in row {row}: leave out these rows")
+    return found
+
+
+def _data(R: np.ndarray, Y: Any, T: Any, C: Any, clusters: Any, settings: dict[str, Any]) -> Data:
+    """The arrays, checked."""
+    outcomes, treatment = _columns(Y), _floats(T, "T").ravel()
+    R = np.asarray(R)
+    columns = None if C is None else _floats(C, "C").reshape(len(C), -1)
+    labels = np.arange(len(R)) if clusters is None else np.asarray(clusters)
+    for name, values in {"T": treatment, "C": columns, "clusters": labels, **outcomes}.items():
+        if values is not None and len(values) != len(R):
+            raise DataError(f"R has {len(R)} rows, but {name} has {len(values)}")
+    if not np.isin(treatment, (0, 1)).all():
+        raise DataError(f"T must be 0 (control) or 1 (treated), but holds {sorted(set(treatment))[:5]}")
+    groups = np.unique(labels, return_inverse=True)[1]
+    if columns is not None and settings["standardize"]:
+        columns = (columns - columns.mean(axis=0)) / np.where(columns.std(axis=0) > 0, columns.std(axis=0), 1)
+    if settings["conv_layers"] is None:
+        R = R.reshape(len(R), -1)
+    R = R.astype(np.float32, copy=False)
+    if settings["scale"] is not None:
+        R = settings["scale"] * R / R.std()
+    return Data(R, outcomes, treatment.astype(np.int64), columns, groups)
