@@ -91,7 +91,8 @@ def start(directory: str, name: str, options: dict[str, str], lock: int) -> None
 
 def open_log(name: str) -> int:
     """The resident's log; none where it cannot be written, since the latents are worth more."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # no link that others put into a shared folder
+    # No link, and no pipe that nobody reads, which others put into a shared folder.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         os.makedirs("logs", exist_ok=True)
         return os.open(log_path(name), flags, 0o666)
@@ -213,7 +214,9 @@ def log_path(name: str) -> str:
 
 def log_end(name: str) -> str:
     try:
-        with open(log_path(name), encoding="utf-8", errors="replace") as log:
+        # What a link leads to may be for this user alone, and others can read the item's log.
+        descriptor = os.open(log_path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, encoding="utf-8", errors="replace") as log:
             return f"The end of {log_path(name)}:\n" + "".join(log.readlines()[-15:])
     except OSError:
         return ""
@@ -231,7 +234,7 @@ def extract(name: str, options: dict[str, str], request: bytes) -> None:
             for _ in range(100):
                 if ask(connect(name, options), request):
                     return
-                time.sleep(0.05)
+                time.sleep(PAUSE)
             raise GaveUp("the resident model ends whenever it is asked")
         except ResidentDied as error:
             if attempt == ATTEMPTS:

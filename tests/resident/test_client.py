@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -167,6 +169,57 @@ def test_a_machine_that_slept_costs_no_item(bench):
 PLACE = f"gpi-latents-{os.getuid()}-{os.uname().nodename.partition('.')[0][-16:]}"
 
 
+def resident_name(bench: Bench) -> str:
+    return f"bench-{(bench.folder / paths.MODEL).stat().st_mtime_ns:x}-0"
+
+
+def resident_socket(bench: Bench) -> Path:
+    """Where the resident listens; the folder is made."""
+    folder = bench.tmp / PLACE
+    folder.mkdir(mode=0o700)
+    return folder / f"{resident_name(bench)}.sock"
+
+
+def answer(bench: Bench, *answers: bytes) -> threading.Thread:
+    """Be a resident that gives each client the next of the answers, and is gone after the last."""
+    path = resident_socket(bench)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+
+    def serve() -> None:
+        for text in answers:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(text)
+        path.unlink()
+        listening.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.fault("kill")
+def test_a_client_that_is_told_to_ask_again_does_so(bench):
+    """By a resident that waited too long for its request, or that ends before it begins the item."""
+    serving = answer(bench, b"503 ask again\n", b"102 accepted\n100 working on it\n503 ask again\n")
+    finished(bench.client("first"))
+    serving.join(60)
+    assert not serving.is_alive()
+    assert bench.hidden() == ["first.pt"]
+
+
+@pytest.mark.fault("kill")
+def test_a_client_does_not_ask_for_ever(bench):
+    edit(bench.script, "PAUSE = 0.05 ", "PAUSE = 0.001 ")
+    serving = answer(bench, *100 * [b"503 ask again\n"])
+    assert finished(bench.client("first"), 1) == "error: the resident model ends whenever it is asked\n"
+    serving.join(60)
+    assert not serving.is_alive()
+
+
 def block(place: Path, by: str) -> None:
     if by == "file":
         place.touch()
@@ -214,14 +267,28 @@ def test_where_all_names_are_taken_the_socket_is_in_the_users_own_folder(bench):
 
 
 @pytest.mark.fault("stranger")
-def test_a_link_in_the_place_of_the_residents_log_is_not_written_through(bench):
+def test_a_link_in_the_place_of_the_residents_log_is_not_followed(bench):
     private = bench.folder / "private"
     private.write_text("mine")
     (bench.folder / "logs").mkdir()
-    name = f"bench-{(bench.folder / paths.MODEL).stat().st_mtime_ns:x}-0"
-    (bench.folder / f"logs/resident-{os.uname().nodename}-{name}.log").symlink_to(private)
+    (bench.folder / f"logs/resident-{os.uname().nodename}-{resident_name(bench)}.log").symlink_to(private)
     finished(bench.client("first"))
     assert private.read_text() == "mine"
+    bench.resident().kill()
+    (bench.folder / "resident.py").unlink()
+    output = finished(bench.client("second"), 1)
+    assert "the resident model ended before it listened" in output
+    assert "mine" not in output  # the item's log is for the group to read
+
+
+@pytest.mark.fault("stranger")
+def test_a_pipe_in_the_place_of_the_residents_log_stops_nobody(bench):
+    (bench.folder / "logs").mkdir()
+    os.mkfifo(bench.folder / f"logs/resident-{os.uname().nodename}-{resident_name(bench)}.log")
+    finished(bench.client("first"))
+    bench.resident().kill()
+    (bench.folder / "resident.py").unlink()
+    assert "the resident model ended before it listened" in finished(bench.client("second"), 1)
 
 
 @pytest.mark.fault("disk")
@@ -230,13 +297,12 @@ def test_an_item_is_made_though_nothing_can_be_logged(bench, what):
     """On a full disk, as /dev/full is one."""
     with open("/dev/full", "w") as full:
         if what == "resident":
-            socket = bench.tmp / PLACE / f"bench-{(bench.folder / paths.MODEL).stat().st_mtime_ns:x}-0.sock"
-            socket.parent.mkdir(mode=0o700)
-            options = {"--plan": bench.plan_folder, "--workers": 1, "--socket": socket, "--lock": f"{socket}.lock"}
+            place = resident_socket(bench)
+            options = {"--plan": bench.plan_folder, "--workers": 1, "--socket": place, "--lock": f"{place}.lock"}
             command = [sys.executable, bench.folder / "resident.py", "serve"]
             command += [str(part) for option in options.items() for part in option]
             subprocess.Popen(command, cwd=bench.folder, env=bench.environment, stdout=full, stderr=full)
-            wait_for(socket.exists, what="the socket")
+            wait_for(place.exists, what="the socket")
         elif what == "folder":
             (bench.folder / "logs").touch()
         client = bench.client("first", stdout=full if what == "job" else subprocess.PIPE)
