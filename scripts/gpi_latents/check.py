@@ -29,10 +29,11 @@ def checked_pictures(plan: pd.DataFrame, threads: int) -> pd.DataFrame:
         threads: pictures that are opened at the same time; each takes the memory of its pixels.
 
     Returns:
-        One line per item: `sheet_row` (the header of the sheet is row 1), `id`, `image`, `problem` (why its picture
-        cannot be read, empty if it can be), `notes` (a list of texts: what was done to it beyond resizing, and what is
-        doubtful).
+        One line per row of the sheet: `sheet_row` (the header of the sheet is row 1), `id` (of its first draw),
+        `image`, `problem` (why its picture cannot be read, empty if it can be), `notes` (a list of texts: what was done
+        to it beyond resizing, and what is doubtful).
     """
+    plan = plan.drop_duplicates("sheet_row")
     images = plan["image"].unique()
     no_files = file_problems(images)
 
