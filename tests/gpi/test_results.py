@@ -1,9 +1,7 @@
-"""From the results to the arrays of `gpi_pack`: aligned, checked against each other, and refused in plain words."""
+"""From the results to an array and a table: checked against each other, and refused in plain words."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import subprocess
 import sys
@@ -14,47 +12,15 @@ import pandas as pd
 import pytest
 import torch
 from gpi_latents.errors import DataError, TensorError
-from gpi_latents.tensors.tensor_file import tensor_writer
 from helpers.gpi_pack_import import import_gpi_pack
+from helpers.made_results import SHEET, edit, make_results
 from helpers.study import Study
-
-SHEET = pd.DataFrame(
-    {
-        "row": range(6),
-        "id": ["001", "bob", "eve", "kim", "lee", "mia"],
-        "image": "a.png",
-        "prompt": "12",
-        "strength": ["0.0", "0.0", "0.0", "0.0", "0.5", "0.5"],
-        "treatment": ["0", "1", "0", "1", "0", "1"],
-        "outcome": ["1.5", "-2e-1", "3", "", "n/a", "4"],
-        "size": [".1", "2", "3", " 4 ", "5", "6"],
-    },
-    dtype=str,
-)
 
 
 @pytest.fixture
 def results(tmp_path):
     """A folder of results as the workflow leaves it, with a latent of its own for each item of `SHEET`."""
     return make_results(tmp_path / "results")
-
-
-def make_results(folder, stacked="results/latents.pt", sheet=SHEET):
-    (folder / "hidden").mkdir(parents=True)
-    paths = {item_id: folder / f"hidden/hidden_{item_id}.pt" for item_id in sheet["id"]}
-    for item_id, path in paths.items():
-        number = float(list(SHEET["id"]).index(item_id))
-        latent = torch.full((1, 4, 2, 3), number) + torch.arange(24).reshape(1, 4, 2, 3) / 100
-        torch.save(latent, path)
-    latents = [torch.load(path, weights_only=True).numpy() for path in paths.values()]
-    target = folder.parent / stacked
-    target.parent.mkdir(exist_ok=True)
-    with tensor_writer(target, (len(latents), 4, 2, 3), {}) as file:
-        file.writelines(latent.tobytes() for latent in latents)
-    digests = [hashlib.sha256(latent.tobytes()).hexdigest() for latent in latents]
-    sheet.assign(sha256=digests).to_csv(folder / "index.csv", index=False)
-    (folder / "provenance.json").write_text(json.dumps({"config": {"stacked": stacked}}))
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -119,75 +85,6 @@ def test_a_link_that_leads_to_nothing_is_named(tmp_path, results):
         gpi.load(tmp_path / "other")
 
 
-def test_arrays_are_those_of_the_chosen_items(results):
-    R, index = gpi.load(results)
-    R, Y, T, C = gpi.arrays(R, index, "outcome", "treatment", ["size", "strength"], query="size in [0.1, 2, 3, 6]")
-    assert R[:, 0, 0, 0].tolist() == [0, 1, 2, 5]
-    assert Y.tolist() == [1.5, -0.2, 3, 4]
-    assert T.tolist() == [0, 1, 0, 1]
-    assert C is not None
-    assert C.tolist() == [[0.1, 0], [2, 0], [3, 0], [6, 0.5]]
-    assert (R.dtype, Y.dtype, T.dtype, C.dtype) == (np.float32, np.float64, np.int64, np.float64)
-
-
-def test_arrays_flat_in_another_order_and_without_covariates(results):
-    R, index = gpi.load(results)
-    backwards = index.sort_values("size", ascending=False)
-    flat, Y, _, C = gpi.arrays(R, backwards, "size", "treatment", flat=True)
-    assert flat.shape == (6, 24)
-    assert Y.tolist() == [6, 5, 4, 3, 2, 0.1]
-    assert np.array_equal(flat, R[::-1].reshape(6, 24))
-    assert C is None
-
-
-@pytest.mark.fault("query")
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({}, "outcome 'outcome' is not a number in 2 of 6 rows: missing in row 3 (kim); 'n/a' in row 4 (lee)"),
-        ({}, "as by query=\"id not in ['kim', ...]\""),
-        ({"query": "strength == 0"}, "in 1 of 4 rows: missing in row 3 (kim). "),
-        ({"query": "strength == 0"}, 'as by query="outcome.notna()"'),
-        ({"outcome": "price"}, "no column 'price' for the outcome. Its columns: row, id"),
-        (
-            {"outcome": "strength", "treatment": "size"},
-            "treatment 'size' must be 0 or 1, but is 0.1 in row 0 (001); 2.0 in row 1 (bob)",
-        ),
-        (
-            {"outcome": "size", "treatment": "strength"},
-            "recode to 0 and 1, as by index['strength'] = index['strength'].map({0.0: 0, 0.5: 1})",
-        ),
-        ({"outcome": "size", "treatment": "size"}, "'size' is given twice, as outcome and as treatment"),
-        ({"outcome": "size", "covariates": "treatment"}, "given twice, as treatment and as covariate"),
-        ({"outcome": "size", "covariates": ["strength"] * 2}, "given twice, as covariate and as covariate"),
-        ({"outcome": ["size"]}, "outcome must be the name of a column, such as 'age', not ['size']"),
-        ({"outcome": "size", "covariates": [["strength"]]}, "covariate must be the name of a column"),
-        ({"outcome": "size", "query": "treatment == 1"}, "'treatment' is 1 in all 3 rows"),
-        ({"outcome": "size", "query": "strength == 9"}, "chooses none of the 6 rows"),
-        ({"outcome": "size", "query": "treatment != '1'"}, "treatment holds numbers: write treatment != 1"),
-        ({"outcome": "size", "covariates": ["outcome"]}, "covariate 'outcome' is not a number in 2 of 6 rows"),
-    ],
-)
-def test_what_cannot_be_estimated_from_is_refused_with_its_rows(results, arguments, message):
-    with pytest.raises(DataError) as caught:
-        gpi.arrays(*gpi.load(results), **{"outcome": "outcome", "treatment": "treatment", **arguments})
-    assert message in str(caught.value)
-
-
-def test_a_missing_treatment_is_refused(results):
-    edit(results, lambda index: index.assign(treatment=["0", "1", "", "1", "0", " "]))
-    with pytest.raises(DataError, match=r"treatment 'treatment' is not a number in 2 .*missing in row 2 \(eve\)"):
-        gpi.arrays(*gpi.load(results), "size", "treatment")
-
-
-def test_a_part_of_the_table_is_no_table_of_all_latents(results):
-    R, index = gpi.load(results)
-    with pytest.raises(DataError, match="choose rows by query"):
-        gpi.arrays(R[2:], index[2:], "size", "treatment")
-    with pytest.raises(DataError, match="does not name every latent"):
-        gpi.arrays(R, pd.concat([index[:5], index[:1]]), "size", "treatment")
-
-
 @pytest.mark.parametrize(
     ("cells", "expected", "dtype"),
     [
@@ -227,121 +124,6 @@ def test_ids_prompts_paths_digests_and_notes_stay_as_they_are_written(results):
     index = gpi.load(results)[1]
     assert all(index[name].tolist() == cells for name in names)
     assert index["id"].tolist() == ["NA", "01", "TRUE", "4", "5", "nan"]
-
-
-@pytest.mark.fault("query")
-@pytest.mark.parametrize(
-    ("query", "rows"),
-    [
-        ("id not in ['1', '2']", [2, 3, 4, 5]),
-        ("fips != '06'", [2, 3]),
-        ("wave != 2", [0, 1, 4]),  # as R's filter(): where wave is NA, it is unknown
-        ("female != True", [2, 3]),
-    ],
-)
-def test_a_query_leaves_out_what_it_names_whatever_r_wrote(results, query, rows):
-    carried = {
-        "id": ["1", "2", "3", "4", "5", "6"],
-        "fips": ["06", "06", "48", "48", "06", "NA"],
-        "wave": ["1", "1", "2", "NA", "3", ""],
-        "female": ["TRUE", "TRUE", "FALSE", "FALSE", "NA", "TRUE"],
-    }
-    edit(results, lambda index: index.assign(**carried))
-    R = gpi.arrays(*gpi.load(results), "size", "treatment", query=query)[0]
-    assert R[:, 0, 0, 0].tolist() == rows
-
-
-def test_booleans_are_1_and_0(results):
-    edit(results, lambda index: index.assign(t=["TRUE", "FALSE"] * 3, y=["true"] * 5 + ["NA"], c=["False", "True"] * 3))
-    R, index = gpi.load(results)
-    _, Y, T, C = gpi.arrays(R, index, "y", "t", "c", query="y.notna()")
-    assert (Y.tolist(), T.tolist(), C.tolist()) == ([1] * 5, [1, 0, 1, 0, 1], [[0], [1], [0], [1], [0]])
-    assert (Y.dtype, T.dtype, C.dtype) == (np.float64, np.int64, np.float64)
-    with pytest.raises(DataError, match=r"outcome 'y' is not a number in 1 of 6 rows: missing in row 5 \(mia\)"):
-        gpi.arrays(R, index, "y", "t")
-
-
-@pytest.mark.fault("query")
-@pytest.mark.parametrize(
-    ("cells", "role", "message"),
-    [
-        (["treated", "control"], "treatment", "recode to 0 and 1, as by index['x'] = index['x'].map({'control': 0, "),
-        (["a", "b", "c"], "treatment", "holds texts, not numbers ('a'; 'b'; 'c'): recode to 0 and 1"),
-        (["m", "NA", "f"], "covariate", "index['x'].map({'f': 0, 'm': 1})"),
-        (["a", "b", "c"], "covariate", "such as (index['x'] == 'c').where(index['x'].notna())"),
-        (["a", "b", "c"], "outcome", "holds texts, not numbers ('a'; 'b'; 'c'): give a column of numbers"),
-        (
-            ["06", "48"],
-            "covariate",
-            "texts such as '06', which may be codes: if they are numbers, write index['x'] = pd.",
-        ),
-        (
-            ["1", "0", "NA"],
-            "treatment",
-            "is not a number in 2 of 6 rows: missing in row 2 (eve); missing in row 5 (mia)",
-        ),
-    ],
-)
-def test_texts_are_refused_with_how_to_make_numbers_of_them(results, cells, role, message):
-    edit(results, lambda index: index.assign(x=(cells * 3)[:6]))
-    roles = {"outcome": "size", "treatment": "treatment", "covariate": "strength"} | {role: "x"}
-    R, index = gpi.load(results)
-    with pytest.raises(DataError) as caught:
-        gpi.arrays(R, index, roles["outcome"], roles["treatment"], roles["covariate"])
-    assert message in str(caught.value)
-
-
-def test_one_covariate_may_be_given_as_a_text(results):
-    R, index = gpi.load(results)
-    C = gpi.arrays(R, index, "size", "treatment", "strength")[3]
-    assert C is not None
-    assert C.tolist() == [[0], [0], [0], [0], [0.5], [0.5]]
-    assert gpi.arrays(R, index, "size", "treatment", None)[3] is None
-
-
-def test_a_nullable_boolean_with_a_gap_is_refused_by_row_as_a_treatment():
-    R = np.zeros((3, 1, 2, 2), np.float32)
-    treatment = pd.array([True, None, False], dtype="boolean")
-    index = pd.DataFrame({"row": range(3), "id": list("abc"), "T": treatment, "Y": [1.0, 2.0, 3.0]})
-    with pytest.raises(DataError, match=r"missing in row 1 \(b\)"):
-        gpi.arrays(R, index, "Y", "T")
-    assert gpi.arrays(R, index, "Y", "T", query="T.notna()")[2].tolist() == [1, 0]
-
-
-@pytest.mark.parametrize(
-    "read",
-    [
-        pd.read_csv,
-        lambda file: pd.read_csv(file).astype({"row": float}),
-        lambda file: pd.read_csv(file, dtype=str, keep_default_na=False),
-    ],
-)
-def test_a_table_that_the_user_read_and_merged_will_do(results, read):
-    R, _ = gpi.load(results)
-    own = pd.DataFrame({"name": ["lee", "eve", "bob", "001", "kim"], "age": [50, 30, 20, 10, 40], "old": True})
-    index = read(results / "index.csv").merge(own, left_on="id", right_on="name", how="left")
-    index = index.sample(frac=1, random_state=1).set_index("id", drop=False)
-    R, Y, T, C = gpi.arrays(R, index, "size", "treatment", ["age", "old"], query="age < 45 and old")
-    order = np.argsort(Y)
-    assert Y[order].tolist() == [0.1, 2, 3, 4]
-    assert R[order, 0, 0, 0].tolist() == [0, 1, 2, 3]
-    assert T[order].tolist() == [0, 1, 0, 1]
-    assert C is not None
-    assert C[order].tolist() == [[10, 1], [20, 1], [30, 1], [40, 1]]
-
-
-@pytest.mark.fault("results")
-def test_an_index_table_whose_rows_were_numbered_anew_is_refused(results):
-    R, index = gpi.load(results)
-    numbered = index.sort_values("size", ascending=False).assign(row=range(6))
-    with pytest.raises(DataError, match=r"6 of 6 latents are not those in the index table \(row 0, "):
-        gpi.arrays(R, numbered, "size", "treatment")
-    assert gpi.arrays(R * 2, index, "size", "treatment")[0][1, 0, 0, 0] == 2  # what the user made of R
-
-
-def edit(results, change):
-    index = pd.read_csv(results / "index.csv", dtype=str, keep_default_na=False)
-    change(index).to_csv(results / "index.csv", index=False)
 
 
 @pytest.mark.parametrize(

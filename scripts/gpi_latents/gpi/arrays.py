@@ -2,29 +2,67 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
+from typing import overload
 
 import numpy as np
 import pandas as pd
 
-from gpi_latents.errors import DataError, listed
-from gpi_latents.gpi.cells import BOOLEANS, CODE, MOST_ROWS, numbers, valued
+from gpi_latents.errors import DataError
+from gpi_latents.gpi.cells import is_missing, named
+from gpi_latents.gpi.columns import column, covariate_columns, treatment_column
 from gpi_latents.gpi.query import choose
 from gpi_latents.gpi.results import check_digests
-from gpi_latents.plan import MISSING
 
 DIGESTS = 1000  # latents that are compared with the table, which would notice rows that were numbered anew
 
+Names = str | Iterable[str]
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
+ArraysAndTable = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, pd.DataFrame]
 
+
+@overload
 def arrays(
     R: np.ndarray,
     index: pd.DataFrame,
     outcome: str,
     treatment: str,
-    covariates: str | Iterable[str] | None = None,
+    covariates: Names | None = None,
     query: str | None = None,
     flat: bool = False,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    *,
+    drop_missing: bool = False,
+    dummies: bool = False,
+    also: None = None,
+) -> Arrays: ...
+@overload
+def arrays(
+    R: np.ndarray,
+    index: pd.DataFrame,
+    outcome: str,
+    treatment: str,
+    covariates: Names | None = None,
+    query: str | None = None,
+    flat: bool = False,
+    *,
+    drop_missing: bool = False,
+    dummies: bool = False,
+    also: Names,
+) -> ArraysAndTable: ...
+def arrays(
+    R: np.ndarray,
+    index: pd.DataFrame,
+    outcome: str,
+    treatment: str,
+    covariates: Names | None = None,
+    query: str | None = None,
+    flat: bool = False,
+    *,
+    drop_missing: bool = False,
+    dummies: bool = False,
+    also: Names | None = None,
+) -> Arrays | ArraysAndTable:
     """What `gpi_pack.estimate_k_ate(R, Y, T, C)` takes, row by row of the same items.
 
     Args:
@@ -37,36 +75,77 @@ def arrays(
             comparison with a missing value chooses no row, neither by `==` nor by `!=` or `not in`, as in R's filter();
             `wave.isna()` chooses the rows where it is missing.
         flat: give each latent as one line of numbers; without it, R is for `conv_layers`.
+        drop_missing: leave out rows where the outcome, the treatment, a covariate or a column of `also` is missing, and
+            warn how many and which; what is there, but no number, is refused all the same.
+        dummies: make columns of 0 and 1 of covariates that hold texts, codes such as 06 or pandas' categories: one
+            for each value in the chosen rows, but the first (texts are sorted, categories in their own order).
+        also: names of further columns for the same rows, such as weights or clusters.
 
     Returns:
-        R, float32 (n, C, H, W), or (n, C * H * W) when flat; Y, float64 (n,); T, int64 (n,); C, float64
-        (n, covariates), or None without covariates.
+        R, float32 (n, C, H, W), or (n, C * H * W) when flat; Y, float64 (n,); T, int64 (n,); C, float64 (n, k), in the
+        order of `covariates`, or None without any. With `also` a fifth: a table, labelled 0 to n-1, of `row`, `id` and
+        these columns as they are in `index`, also where a value is missing.
 
     Raises:
         DataError: a column is missing or given twice, a value is missing or not a number, the query compares texts with
             numbers, or there is nothing to compare; names the rows.
     """
-    rows = _rows(R, index)
-    covariates = [covariates] if isinstance(covariates, str) else [] if covariates is None else list(covariates)
-    _check_names(index, [("outcome", outcome), ("treatment", treatment), *(("covariate", name) for name in covariates)])
-    chosen = index
-    if query is not None:
-        mask = choose(index, query)
-        chosen, rows = index[mask], rows[mask]
-    Y = _column(chosen, outcome, "outcome")
-    T = _column(chosen, treatment, "treatment")
-    if not (binary := np.isin(T, (0, 1))).all():
-        values = sorted(set(T.tolist()))
-        raise DataError(
-            f"The treatment {treatment!r} must be 0 or 1, but is {valued(chosen[~binary], treatment)}. "
-            f"gpi_pack compares two groups{': ' + _recoding(treatment, values) if len(values) == 2 else ''}"
-        )
-    if len(set(T)) < 2:
-        raise DataError(f"The treatment {treatment!r} is {T[0]:g} in all {len(T)} rows: there is nothing to compare")
-    columns = [_column(chosen, name, "covariate") for name in covariates]
+    covariates, further = _name_list(covariates), _name_list(also)
+    roles = [("outcome", outcome), ("treatment", treatment), *(("covariate", name) for name in covariates)]
+    table, rows = _chosen(R, index, roles, further, query, drop_missing)
+    Y = column(table, outcome, "outcome")
+    T = treatment_column(table, treatment)
+    columns = [covariate_columns(table, name, dummies) for name in covariates]
+    C = np.hstack(columns) if columns else None
     R = np.asarray(R if np.array_equal(rows, np.arange(len(R))) else R[rows])
-    C = np.column_stack(columns) if columns else None
-    return R.reshape(len(R), -1) if flat else R, Y, T.astype(np.int64), C
+    R = R.reshape(len(R), -1) if flat else R
+    if also is None:
+        return R, Y, T, C
+    return R, Y, T, C, table[list(dict.fromkeys(["row", "id", *further]))].reset_index(drop=True)
+
+
+def _name_list(names: Names | None) -> list[str]:
+    return [names] if isinstance(names, str) else list(names or ())
+
+
+def _chosen(
+    R: np.ndarray,
+    index: pd.DataFrame,
+    roles: list[tuple[str, str]],
+    further: list[str],
+    query: str | None,
+    drop_missing: bool,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """The lines of the table to estimate from, and the rows of R, int64 (n,), that they name."""
+    rows = _rows(R, index)
+    _check_names(index, roles)
+    for name in further:  # may have a role too, such as a covariate by which one clusters
+        _check_names(index, [("further column", name)])
+    if query is not None:
+        chosen = choose(index, query)
+        index, rows = index[chosen], rows[chosen]
+    if drop_missing:
+        others = set(further) - {name for _, name in roles}
+        whole = _whole(index, [*roles, *(("value of", name) for name in further if name in others)])
+        index, rows = index[whole], rows[whole]
+    return index, rows
+
+
+def _whole(table: pd.DataFrame, roles: list[tuple[str, str]]) -> np.ndarray:
+    """Rows without a missing value in the columns, given as (role, name): bool (n,). Warns of the others."""
+    gaps = {(role, name): is_missing(table[name]) for role, name in roles}
+    left_out = np.logical_or.reduce(list(gaps.values()))
+    if left_out.any():
+        why = ", ".join(
+            f"no {role} {name!r} in {gap.sum()} ({named(table[gap])})"
+            for (role, name), gap in gaps.items()
+            if gap.any()
+        )
+        text = f"{left_out.sum()} of {len(table)} rows are left out: {why}"
+        if left_out.all():
+            raise DataError(text)
+        warnings.warn(text, stacklevel=4)  # where the user called arrays
+    return ~left_out
 
 
 def _rows(R: np.ndarray, index: pd.DataFrame) -> np.ndarray:
@@ -100,52 +179,3 @@ def _check_names(index: pd.DataFrame, names: list[tuple[str, str]]) -> None:
         if name in roles:
             raise DataError(f"The column {name!r} is given twice, as {roles[name]} and as {role}")
         roles[name] = role
-
-
-def _column(table: pd.DataFrame, name: str, role: str) -> np.ndarray:
-    """A column of the table as float64 (n,), without gaps."""
-    values = table[name]
-    if pd.api.types.is_numeric_dtype(values):
-        found = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    else:
-        cells = values.astype(object).where(values.notna(), "").astype(str).str.strip()
-        found = numbers(cells.replace({text: str(int(value)) for text, value in BOOLEANS.items()})).to_numpy(float)
-        _check_texts(cells[~cells.isin(MISSING)], found, name, role)
-    bad = ~np.isfinite(found)
-    if bad.any():
-        is_missing = values.isna() | values.astype(str).str.strip().isin(MISSING)
-        choice = f"{name if name.isidentifier() else f'`{name}`'}.notna()"
-        if not is_missing[bad].all():
-            choice = f"id not in [{table['id'][bad].iloc[0]!r}, ...]"
-        raise DataError(
-            f"The {role} {name!r} is not a number in {bad.sum()} of {len(table)} rows: {valued(table[bad], name)}. "
-            f'Complete the sheet, or leave them out, as by query="{choice}"'
-        )
-    return found
-
-
-def _check_texts(filled: pd.Series, found: np.ndarray, name: str, role: str) -> None:
-    """Check that a column of texts holds numbers, apart from some cells that are named row by row."""
-    if (coded := filled[filled.str.match(CODE)]).size:
-        raise DataError(
-            f"The {role} {name!r} holds texts such as {coded.iloc[0]!r}, which may be codes: "
-            f"if they are numbers, write index[{name!r}] = pd.to_numeric(index[{name!r}])"
-        )
-    if np.isfinite(found).any() or filled.empty:
-        return
-    values = sorted(filled.unique())
-    shown = listed(map(repr, values), MOST_ROWS)
-    advice = "give a column of numbers"
-    if len(values) == 2:
-        advice = _recoding(name, values)
-    elif role == "covariate":
-        column = f"index[{name!r}]"
-        one = f"({column} == {values[-1]!r}).where({column}.notna())"
-        advice = f"name a column of 0 and 1 for each of these but one, such as {one}"
-    elif role == "treatment":
-        advice = "recode to 0 and 1, since gpi_pack compares two groups"
-    raise DataError(f"The {role} {name!r} holds texts, not numbers ({shown}): {advice}")
-
-
-def _recoding(name: str, values: list) -> str:
-    return f"recode to 0 and 1, as by index[{name!r}] = index[{name!r}].map({{{values[0]!r}: 0, {values[1]!r}: 1}})"

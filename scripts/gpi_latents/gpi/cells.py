@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 
 from gpi_latents.errors import listed
-from gpi_latents.plan import MISSING, NUMBER, RESULT_COLUMNS
+from gpi_latents.plan import BOOLEANS, MISSING, NUMBER, RESULT_COLUMNS
 
 # Columns of texts as they are written, also if these look like numbers or like a mark of a missing value.
 TEXTS = ["id", "image", "prompt", "negative_prompt", *RESULT_COLUMNS]
-BOOLEANS = {"TRUE": True, "True": True, "true": True, "FALSE": False, "False": False, "false": False}
 CODE = r"[+-]?0\d"  # the beginning of what looks like a number and is none, such as 06 of a state or 007
 EXACT = 2**53  # float64 tells all integers up to here apart
 MOST_ROWS = 10  # that a message names
@@ -43,6 +42,14 @@ def typed(texts: pd.Series) -> pd.Series:
     if values.isna().any() or filled.str.match(CODE).any() or (large and not is_exact):
         return texts.mask(is_missing)
     return (values.convert_dtypes() if large and is_missing.any() else values).reindex(texts.index)
+
+
+def is_missing(values: pd.Series) -> np.ndarray:
+    """Which cells of a column hold no value, bool (n,); of `TEXTS`, every text is one."""
+    marks = values.isna().to_numpy(dtype=bool)
+    if values.name in TEXTS or pd.api.types.is_numeric_dtype(values):
+        return marks
+    return marks | values.astype(str).str.strip().isin(MISSING).to_numpy(dtype=bool)
 
 
 def named(rows: pd.DataFrame) -> str:
