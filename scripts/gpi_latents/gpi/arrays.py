@@ -87,16 +87,14 @@ def arrays(
         these columns as they are in `index`, also where a value is missing.
 
     Raises:
-        DataError: a column is missing or given twice, a value is missing or not a number, the query compares texts with
-            numbers, or there is nothing to compare; names the rows.
+        DataError: a column is missing or given twice, a value is missing or no number, or there is nothing to compare.
     """
     covariates, further = _name_list(covariates), _name_list(also)
     roles = [("outcome", outcome), ("treatment", treatment), *(("covariate", name) for name in covariates)]
     table, rows = _chosen(R, index, roles, further, query, drop_missing)
     Y = column(table, outcome, "outcome")
     T = treatment_column(table, treatment)
-    columns = [covariate_columns(table, name, dummies) for name in covariates]
-    C = np.hstack(columns) if columns else None
+    C = np.hstack([covariate_columns(table, name, dummies) for name in covariates]) if covariates else None
     R = np.asarray(R if np.array_equal(rows, np.arange(len(R))) else R[rows])
     R = R.reshape(len(R), -1) if flat else R
     if also is None:
