@@ -37,6 +37,15 @@ MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "<NA>", "NULL"})
 BOOLEANS = {"TRUE": True, "True": True, "true": True, "FALSE": False, "False": False, "false": False}
 
 
+def has_draws(table: pd.DataFrame) -> bool:
+    """Whether some items of an index table have several draws; `item` and `draw` may also be columns of the user's."""
+    if not {"id", "item", "draw"} <= {*table}:
+        return False
+    known = table.loc[table["item"].notna(), ["id", "item"]].astype(str)
+    pairs = zip(known["id"], known["item"], strict=True)
+    return all(item_id == item or item_id.startswith(f"{item}_") for item_id, item in pairs)
+
+
 def write_plan(config: Mapping[str, Any], table: pd.DataFrame, items: Sequence[bytes] = ()) -> str:
     """Write the plan, unless it exists.
 

@@ -64,7 +64,7 @@ def test_each_items_nearest_neighbour_is_found(tensor, monkeypatch, chunk):
     monkeypatch.setattr(measures, "CHUNK", chunk)
     monkeypatch.setattr(measures, "PAIRS", 100)
     path = tensor(latents)
-    found = measures.neighbours(path, measures.principal_components(path))
+    found = measures.neighbours(path, measures.principal_components(path), np.arange(len(latents)))
     assert list(found.rows) == list(range(60))
     assert [found.nearest[row] for row in (7, 41, 3, 50)] == [41, 7, 50, 3]
     assert found.distances[7] == pytest.approx(0.01 * 16 / (2**0.5 * 16), rel=0.2)

@@ -14,6 +14,7 @@ from gpi_latents import paths
 from gpi_latents.errors import DataError
 from gpi_latents.files import dangling_link
 from gpi_latents.gpi.cells import named, typed
+from gpi_latents.plan import has_draws
 from gpi_latents.study.outdated import outdated
 from gpi_latents.tensors.tensor_file import open_latents
 
@@ -28,11 +29,12 @@ def load(results_dir: str | Path = "results", check: bool = True) -> tuple[np.nd
 
     Returns:
         R, float32 (N, C, H, W), read-only and mapped from the file, and the table: N lines in the same order, labelled
-        0 to N-1. `id`, `image`, the prompts, digests and notes are texts as they are written. Of every other column,
-        blank cells and those that say NA (`plan.MISSING`) are missing values. It holds booleans if all others say TRUE
-        or FALSE (nullable ones, where some are missing), and numbers if all are numbers (float64, NaN where some are
-        missing; larger integers than float64 tells apart keep an integer dtype). It holds texts in all other cases,
-        also if a number in it begins with 0, such as 06, or has more digits than any dtype holds.
+        0 to N-1. `id`, `image`, the prompts, digests and notes are texts as they are written. If items have several
+        draws, there is a line for each: `item` is the id in the sheet, also a text, and `draw` its number from 1. Of
+        every other column, blank cells and those that say NA (`plan.MISSING`) are missing values. It holds booleans if
+        all others say TRUE or FALSE (nullable ones, where some are missing), and numbers if all are numbers (float64,
+        NaN where some are missing; larger integers than float64 tells apart keep an integer dtype). It holds texts in
+        all other cases, also if a number in it begins with 0, such as 06, or has more digits than any dtype holds.
 
     Raises:
         DataError: a file is missing or damaged, or the tensor and the table do not belong together.
@@ -53,6 +55,8 @@ def load(results_dir: str | Path = "results", check: bool = True) -> tuple[np.nd
         raise DataError(f"{index_file} is not an index table of this workflow: it has no column {sorted(missing)[0]!r}")
     R = open_latents(_tensor_file(folder))
     texts, index = index, index.apply(typed)
+    if has_draws(texts):
+        index["item"] = texts["item"]
     _check_order(R, index)
     if check:
         check_digests(R, index)

@@ -12,6 +12,7 @@ import pandas as pd
 from gpi_latents import paths
 from gpi_latents.core.pictures import open_picture
 from gpi_latents.errors import ItemError
+from gpi_latents.plan import has_draws
 from gpi_latents.report import measures, style
 from gpi_latents.report.measures import Pair
 
@@ -40,6 +41,12 @@ class Results:
     def edited(self) -> np.ndarray:
         """bool (N,): which items have a strength above 0, so that their latent is not their picture's."""
         return (pd.to_numeric(self.index["strength"], errors="coerce") > 0).to_numpy()
+
+    @property
+    def firsts(self) -> np.ndarray:
+        """int (items,): the row of each item's first draw."""
+        item = self.index["item" if has_draws(self.index) else "id"]
+        return np.flatnonzero(~item.duplicated())
 
     def pair(self, row: int) -> Pair:
         """An item's two pictures, if pictures are decoded; raises ItemError as `measures.pair` does."""

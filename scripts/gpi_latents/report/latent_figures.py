@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from gpi_latents import joblog, paths
 from gpi_latents.errors import InputError
-from gpi_latents.plan import MISSING
+from gpi_latents.plan import MISSING, has_draws
 from gpi_latents.report import measures, style
 from gpi_latents.report.facts import NAMED, Results
 from gpi_latents.tensors.tensor_file import open_latents
@@ -182,10 +182,10 @@ def draw_values(found: measures.Values, outlying: dict[str, np.ndarray]) -> Figu
 
 
 def duplicates(results: Results) -> tuple[Figure, dict[str, Any]]:
-    """Items whose latents are the same, or nearly so."""
-    groups = results.index.groupby("sha256", sort=False).indices.values()
-    same = sorted((list(group) for group in groups if len(group) > 1), key=lambda group: group[0])
-    found = measures.neighbours(results.stacked, measures.principal_components(results.stacked))
+    """Items whose latents are the same, or nearly so; of an item with several draws, the first is compared."""
+    groups = results.index.iloc[results.firsts].groupby("sha256", sort=False).indices.values()
+    same = sorted((list(results.firsts[group]) for group in groups if len(group) > 1), key=lambda group: group[0])
+    found = measures.neighbours(results.stacked, measures.principal_components(results.stacked), results.firsts)
     digests = results.index["sha256"].to_numpy()
     differ = digests[found.rows] != digests[found.nearest]
     pairs: dict[tuple[int, int], float] = {}
@@ -197,7 +197,8 @@ def duplicates(results: Results) -> tuple[Figure, dict[str, Any]]:
         if differ[place]:
             pairs.setdefault((min(row, other), max(row, other)), distance)
     facts = {
-        "of": len(results.index),
+        "of": len(results.firsts),
+        "same_draws": same_draws(results.index),
         "compared": len(found.rows),
         "same": [[results.item_label(row) for row in group[:NAMED]] for group in same[:NAMED]],
         "same_groups": len(same),
@@ -212,6 +213,11 @@ def duplicates(results: Results) -> tuple[Figure, dict[str, Any]]:
     if not len(found.rows):
         return style.text_figure("Fewer than two different latents: none has a neighbour."), facts
     return draw_distances(found.distances), facts
+
+
+def same_draws(index: pd.DataFrame) -> int:
+    """Of how many items two draws are the same latent."""
+    return index["item"][index.duplicated(["item", "sha256"])].nunique() if has_draws(index) else 0
 
 
 def draw_distances(distances: np.ndarray) -> Figure:

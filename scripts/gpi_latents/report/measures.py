@@ -126,14 +126,19 @@ class Neighbours:
     distances: np.ndarray
 
 
-def neighbours(path: str | Path, found: Map) -> Neighbours:
+def neighbours(path: str | Path, found: Map, among: np.ndarray) -> Neighbours:
     """Find each item's nearest other one in the space of the principal components, and measure how far it is.
 
     A distance there is never more than the true one, so that near-duplicates are near there too. Of more than
     `COMPARED` items, only an evenly spaced sample is compared.
+
+    Args:
+        path: of the tensor.
+        found: its principal components.
+        among: (items,), the rows that may be compared, such as one draw of each item.
     """
-    count = len(found.scores)
-    rows = evenly_spaced(count, COMPARED)
+    count = len(among)
+    rows = among[evenly_spaced(count, COMPARED)]
     if len(rows) < 2 or not found.variance:
         return Neighbours(rows[:0], rows[:0], np.zeros(0))
     scores = found.scores[rows]
@@ -147,7 +152,8 @@ def neighbours(path: str | Path, found: Map) -> Neighbours:
         nearest[start:stop] = rows[distances.argmin(axis=1)]
     random = np.random.default_rng(0)
     some = random.integers(0, count, PAIRS)
-    typical = float(np.median(_apart(path, some, (some + random.integers(1, count, PAIRS)) % count)))
+    others = (some + random.integers(1, count, PAIRS)) % count
+    typical = float(np.median(_apart(path, among[some], among[others])))
     if not typical:  # more than half of the pairs are the same
         typical = float(np.sqrt(2 * found.variance * count / (count - 1)))
     return Neighbours(rows, nearest, _apart(path, rows, nearest) / typical)

@@ -22,8 +22,12 @@ MEASURED = 800  # items whose pictures are compared
 
 
 def contact_sheet(results: Results) -> tuple[Figure, dict[str, Any]]:
-    """Inputs beside decoded pictures, an evenly spaced choice of the items above strength 0 and of the others."""
-    kinds = [np.flatnonzero(results.edited), np.flatnonzero(~results.edited)]
+    """Inputs beside decoded pictures, an evenly spaced choice of the items above strength 0 and of the others.
+
+    Of an item with several draws, the first can be chosen.
+    """
+    edited = results.edited[results.firsts]
+    kinds = [results.firsts[edited], results.firsts[~edited]]
     most = max(SHEET_ITEMS - min(map(len, kinds)), SHEET_ITEMS // 2)
     chosen = sorted(np.concatenate([kind[measures.evenly_spaced(len(kind), most)] for kind in kinds]))
     entries, shown = [], []
@@ -32,7 +36,7 @@ def contact_sheet(results: Results) -> tuple[Figure, dict[str, Any]]:
         shown.append(label | {"pictures": [*map(style.thumbnail, pair)]})
         # Only small pictures are kept, so that memory does not grow with the size of the large ones.
         entries.append((label, Pair(*(style.fitted(picture, SHEET_SIDE) for picture in pair))))
-    return draw_sheet(entries), {"of": len(results.index), "shown": shown, "unreadable": unreadable}
+    return draw_sheet(entries), {"of": len(results.firsts), "shown": shown, "unreadable": unreadable}
 
 
 def draw_sheet(entries: list[tuple[dict[str, Any], Pair]]) -> Figure:
