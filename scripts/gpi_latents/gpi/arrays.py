@@ -103,7 +103,7 @@ def arrays(
 
 
 def _name_list(names: Names | None) -> list[str]:
-    return [names] if isinstance(names, str) else list(names or ())
+    return [names] if isinstance(names, str) else [] if names is None else list(names)
 
 
 def _chosen(
