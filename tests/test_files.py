@@ -114,6 +114,16 @@ def test_reading_and_removing_do_without_the_file():
     assert not Path("log").exists()
 
 
+@pytest.mark.fault("stranger")
+@pytest.mark.timeout(60)
+def test_a_log_is_not_read_through_a_link_nor_waited_for():
+    """Its text could be another's secret, which the end of a run would write into logs/failed.csv."""
+    Path("private").write_text("secret")
+    Path("log").symlink_to("private")
+    os.mkfifo("pipe")
+    assert read_text("log") == read_text("pipe") == ""
+
+
 def make_strange_files() -> None:
     Path("file").touch()
     Path("folder").mkdir()

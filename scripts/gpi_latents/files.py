@@ -40,9 +40,11 @@ def write_whole(path: str | Path, content: bytes) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a log; empty if there is no such file."""
+    """The text of a log; empty if there is no such file, or a link or a pipe that others put into a shared folder."""
     try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
     except OSError:
         return ""
 

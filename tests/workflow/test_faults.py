@@ -310,6 +310,29 @@ def test_results_that_are_a_link_to_nothing_are_refused(begun, folder):
     assert begun.plan()
 
 
+@pytest.mark.fault("stranger")
+@pytest.mark.timeout(300)
+def test_a_link_in_the_place_of_a_jobs_log_is_neither_written_nor_read(begun, undisturbed):
+    """Put there by somebody else of a group after Snakemake has removed it, and before the shell opens it."""
+    private = begun.folder / "private"
+    private.write_text("error: a secret")
+    plant = begun.folder / "plant.sh"
+    links = [f"ln -sfn {place} logs/extract/p{number}.log" for number, place in enumerate((private, begun.tmp / "new"))]
+    plant.write_text(f"[ ! -d logs/extract ] || {{ {'; '.join(links)}; }}\n")
+    begun.environment["BASH_ENV"] = str(plant)  # which every shell runs first
+    run = begun.run("--keep-going", fails=True)
+    assert run.text.count("cannot overwrite existing file") == 2
+    assert "2 of 4 items were not reached: run again for them" in run.text
+    assert private.read_text() == "error: a secret"
+    # What this user may read alone stands in no file that the group can read; Snakemake shows it in the terminal.
+    files = [path for folder in ("logs", ".snakemake/log") for path in (begun.folder / folder).rglob("*")]
+    assert not [path for path in files if path.is_file() and not path.is_symlink() and "secret" in path.read_text()]
+    assert not (begun.tmp / "new").exists()
+    assert begun.digests().keys() == {"p2", "p3"}
+    del begun.environment["BASH_ENV"]
+    as_undisturbed(begun, undisturbed)
+
+
 # --- Pictures that change ---
 
 
