@@ -14,22 +14,50 @@ from gpi_latents.gpi.diagnostics import cautions
 NORMAL = 1.959964  # a 95 % interval is the estimate +- this many standard errors
 
 
+def written(value: float) -> str:
+    """A number as an article has it: three digits, or all before the point."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def _seeds(seeds: list[int]) -> str:
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    shown = [str(seed) for seed in seeds]
+    return (
+        f"median over {len(seeds)} seeds ({', '.join(shown if len(seeds) <= 10 else [*shown[:3], '...', shown[-1]])})"
+    )
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Effect:
-    """An estimated average effect of a treatment, with what an article needs."""
+    """An estimated average effect of a treatment, with what an article needs.
+
+    `by_seed` has a line for each seed:
+
+    - `seed`, `estimate`, `standard_error`;
+    - `outcome_loss`: the network's mean squared error in rows that it was not trained on, in squared units of the
+      outcome; `means_loss`: that of the mean of each treatment group, in the same rows;
+    - `idle_trainings`: in how many of the K trainings the former is no lower than the latter;
+    - `auc`: how well the propensities tell treated from control rows, 0.5 (chance) to 1; `explained`: the share of the
+      outcome's variance within treatment groups that they explain;
+    - `effective_treated`, `effective_control`: effective sample sizes, (sum of w)^2 / sum of w^2 for the weights
+      w = 1 / propensity of the treated rows and 1 / (1 - propensity) of the control rows;
+    - `extreme`, `trimmed`: the shares of rows whose propensity is near 0 or 1, and beyond the bounds `trim`.
+    """
 
     outcome: str  # its name
     estimate: float  # in units of the outcome
     standard_error: float
     interval: tuple[float, float]  # 95 %
     difference_in_means: float  # treated less control, not adjusted for anything
-    by_seed: pd.DataFrame  # a line for each seed; the columns are explained in docs/estimation.md
+    by_seed: pd.DataFrame
     propensity: np.ndarray  # float64 (n,), of each row of T: out of fold, trimmed, median over seeds
     n: int
     n_treated: int
     clusters: int | None  # their number
     settings: dict[str, Any]
     changed: dict[str, Any]  # the settings that are not the defaults
+    gpi_pack: str  # its version
     warnings: list[str]
 
     @classmethod
@@ -44,6 +72,7 @@ class Effect:
         clusters: int | None,
         settings: dict[str, Any],
         changed: dict[str, Any],
+        gpi_pack: str,
     ) -> Effect:
         """Sum up the seeds: the median estimate; its variance, the median of standard_error^2 + (estimate - median)^2.
 
@@ -67,6 +96,7 @@ class Effect:
             clusters=clusters,
             settings=settings,
             changed=changed,
+            gpi_pack=gpi_pack,
             warnings=cautions(by_seed, settings["K"], treated, len(T) - treated, clusters),
         )
 
@@ -75,15 +105,14 @@ class Effect:
         middle = self.by_seed.median()
         lower, upper = self.interval
         gain = 1 - middle["outcome_loss"] / middle["means_loss"]
-        seeds = ", ".join(str(seed) for seed in self.by_seed["seed"])
         rows = f"{self.n} ({self.n_treated} treated, {self.n - self.n_treated} control)"
         return {
-            "estimate": f"{self.estimate:.3g}",
-            "standard error": f"{self.standard_error:.3g}",
-            "95% interval": f"{lower:.3g} to {upper:.3g}",
-            "not adjusted": f"{self.difference_in_means:.3g} (difference in means)",
+            "estimate": written(self.estimate),
+            "standard error": written(self.standard_error),
+            "95% interval": f"{written(lower)} to {written(upper)}",
+            "not adjusted": f"{written(self.difference_in_means)} (difference in means)",
             "rows": rows + ("" if self.clusters is None else f" in {self.clusters} clusters"),
-            "method": f"gpi_pack, K = {self.settings['K']}, median over {len(self.by_seed)} seeds ({seeds})",
+            "method": f"gpi_pack {self.gpi_pack}, {self.settings['K']} folds, {_seeds(list(self.by_seed['seed']))}",
             "propensities": f"{self.propensity.min():.2f} to {self.propensity.max():.2f}, AUC {middle['auc']:.2f}",
             "effective rows": f"{middle['effective_treated']:.0f} treated, {middle['effective_control']:.0f} control",
             "outcome model": f"explains {gain:.0%} of the variance within treatment groups, out of fold",
@@ -123,8 +152,8 @@ class Effects(dict[str, Effect]):
         return [f"{name}: {text}" for name, effect in self.items() for text in effect.warnings]
 
     def __repr__(self) -> str:
-        return "\n".join([self.table().to_string(float_format="{:.3g}".format), *self._warnings()])
+        return "\n".join([self.table().to_string(float_format=written), *self._warnings()])
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<p><b>Warning.</b> {html.escape(text)}</p>" for text in self._warnings())
-        return self.table().to_html(float_format="{:.3g}".format) + notes
+        return self.table().to_html(float_format=written) + notes

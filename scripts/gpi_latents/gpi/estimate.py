@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gpi_latents.errors import DataError
+from gpi_latents.gpi.checks import Data, checked, is_one, seed_numbers
 from gpi_latents.gpi.diagnostics import EXTREME, LEAST_GAIN, auc, effective, explained, loss, standard_error
 from gpi_latents.gpi.effect import Effect, Effects
 from gpi_latents.gpi.gpi_pack_import import import_gpi_pack
@@ -47,16 +49,6 @@ NOT_TAKEN = {
     "plot_propensity": "the propensities are in the result",
     "verbose": "progress=False hides the progress bar",
 }
-
-
-class Data(NamedTuple):
-    """Checked arrays of n rows."""
-
-    R: np.ndarray  # float32 (n, d) or (n, C, H, W), scaled
-    outcomes: dict[str, np.ndarray]  # float64 (n,) by name
-    T: np.ndarray  # int64 (n,)
-    C: np.ndarray | None  # float64 (n, covariates)
-    groups: np.ndarray  # int64 (n,): the number of the cluster, or of the row
 
 
 def estimate(
@@ -98,33 +90,44 @@ def estimate(
         DataError: the arrays do not fit each other, hold missing values, or are too few; a setting is unknown;
             gpi_pack is not installed.
     """
-    from tqdm import tqdm
-
     chosen = _settings(settings)
-    numbers = _seeds(seeds)
-    data = _data(R, Y, T, C, clusters, chosen)
-    import_gpi_pack()
-    total = len(numbers) * len(data.outcomes) * chosen["K"]
-    results: dict[str, list[tuple[dict[str, float], np.ndarray]]] = {name: [] for name in data.outcomes}
-    with _as_before(), tqdm(total=total, desc="trainings", disable=not progress) as bar:
-        for seed in numbers:
-            for name, outcome in data.outcomes.items():
-                results[name].append(_one_seed(data, outcome, seed, chosen, bar))
-    changed = {name: value for name, value in chosen.items() if name in settings and value != SETTINGS[name]}
+    numbers = seed_numbers(seeds)
+    data = checked(R, Y, T, C, clusters, chosen)
+    runs = _runs(data, numbers, chosen, progress)
     effects = {
         name: Effect.of(
             name,
-            pd.DataFrame([line for line, _ in runs]),
-            np.median([propensity for _, propensity in runs], axis=0),
-            Y=data.outcomes[name],
+            pd.DataFrame([line for line, _ in runs[name]]),
+            np.median([propensity for _, propensity in runs[name]], axis=0),
+            Y=outcome,
             T=data.T,
             clusters=None if clusters is None else int(data.groups.max()) + 1,
             settings=chosen,
-            changed=changed,
+            changed={name: value for name, value in settings.items() if value != SETTINGS[name]},
+            gpi_pack=import_gpi_pack().__version__,
         )
-        for name, runs in results.items()
+        for name, outcome in data.outcomes.items()
     }
-    return next(iter(effects.values())) if _is_one(Y) else Effects(effects)
+    for name, effect in effects.items():
+        for text in effect.warnings:
+            warnings.warn(f"{name}: {text}", stacklevel=2)
+    return next(iter(effects.values())) if is_one(Y) else Effects(effects)
+
+
+def _runs(
+    data: Data, seeds: list[int], settings: dict[str, Any], progress: bool
+) -> dict[str, list[tuple[dict[str, float], np.ndarray]]]:
+    """What `_one_seed` returns, by outcome, for each seed."""
+    from tqdm import tqdm
+
+    import_gpi_pack()
+    runs: dict[str, list[tuple[dict[str, float], np.ndarray]]] = {name: [] for name in data.outcomes}
+    total = len(seeds) * len(data.outcomes) * settings["K"]
+    with _as_before(), tqdm(total=total, desc="trainings", disable=not progress) as bar:
+        for seed in seeds:
+            for name, outcome in data.outcomes.items():
+                runs[name].append(_one_seed(data, outcome, seed, settings, bar))
+    return runs
 
 
 def _one_seed(
@@ -144,7 +147,7 @@ def _one_seed(
     for fold, (others, own) in enumerate(folds):
         fitted, rows = rows_of(groups, others), rows_of(groups, own)
         C_fitted, C_rows = (None, None) if C is None else (C[fitted], C[rows])
-        np.random.seed(seed % 2**32)  # for a propensity model that draws from it
+        np.random.seed(seed)  # for a propensity model that draws from it
         network = train(data.R[fitted], Y[fitted], T[fitted], C_fitted, groups[fitted], seed, settings)
         R = data.R[rows]
         for arm in (0, 1):
@@ -199,63 +202,9 @@ def _settings(given: dict[str, Any]) -> dict[str, Any]:
             raise DataError(f"estimate takes no setting {name!r}: {NOT_TAKEN[name]}")
         if name not in SETTINGS:
             raise DataError(f"estimate knows no setting {name!r}. Its settings: {', '.join(SETTINGS)}")
-    return SETTINGS | given
-
-
-def _seeds(seeds: int | Iterable[int]) -> list[int]:
-    numbers = list(range(seeds)) if isinstance(seeds, int | np.integer) else [int(seed) for seed in seeds]
-    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0 or max(numbers) >= 2**32:
-        raise DataError("seeds must be how many (1 or more), or different whole numbers from 0 to 2**32 - 1")
-    return numbers
-
-
-def _is_one(Y: Any) -> bool:
-    """Whether this is one outcome, not several columns."""
-    return not isinstance(Y, dict) and np.ndim(Y) == 1
-
-
-def _columns(Y: Any) -> dict[str, np.ndarray]:
-    """The outcomes by name."""
-    if isinstance(Y, dict | pd.DataFrame):
-        return {str(name): _floats(Y[name], f"The outcome {name!r}") for name in Y}
-    if _is_one(Y):
-        name = getattr(Y, "name", None)
-        return {"Y" if name is None else str(name): _floats(Y, "Y")}
-    columns = _floats(Y, "Y")
-    if columns.ndim != 2:
-        raise DataError(f"Y must be (n,), or (n, outcomes), not of shape {columns.shape}")
-    return {f"Y{number}": column for number, column in enumerate(columns.T)}
-
-
-def _floats(values: Any, name: str) -> np.ndarray:
-    """Values as float64, none missing."""
-    try:
-        found = np.asarray(values, np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name} must hold numbers: {error}") from error
-    if bad := int((~np.isfinite(found)).sum()):
-        row = int(np.argwhere(~np.isfinite(found))[0][0])
-        raise DataError(f"{name} has {bad} missing or infinite values, the first in row {row}: leave out these rows")
-    return found
-
-
-def _data(R: np.ndarray, Y: Any, T: Any, C: Any, clusters: Any, settings: dict[str, Any]) -> Data:
-    """The arrays, checked."""
-    outcomes, treatment = _columns(Y), _floats(T, "T").ravel()
-    R = np.asarray(R)
-    columns = None if C is None else _floats(C, "C").reshape(len(C), -1)
-    labels = np.arange(len(R)) if clusters is None else np.asarray(clusters)
-    for name, values in {"T": treatment, "C": columns, "clusters": labels, **outcomes}.items():
-        if values is not None and len(values) != len(R):
-            raise DataError(f"R has {len(R)} rows, but {name} has {len(values)}")
-    if not np.isin(treatment, (0, 1)).all():
-        raise DataError(f"T must be 0 (control) or 1 (treated), but holds {sorted(set(treatment))[:5]}")
-    groups = np.unique(labels, return_inverse=True)[1]
-    if columns is not None and settings["standardize"]:
-        columns = (columns - columns.mean(axis=0)) / np.where(columns.std(axis=0) > 0, columns.std(axis=0), 1)
-    if settings["conv_layers"] is None:
-        R = R.reshape(len(R), -1)
-    R = R.astype(np.float32, copy=False)
-    if settings["scale"] is not None:
-        R = settings["scale"] * R / R.std()
-    return Data(R, outcomes, treatment.astype(np.int64), columns, groups)
+    chosen = SETTINGS | given
+    if not isinstance(chosen["K"], int | np.integer) or chosen["K"] < 2:
+        raise DataError(f"K, the number of folds, must be 2 or more, not {chosen['K']!r}")
+    if chosen["trim"] is not None and not 0 <= min(chosen["trim"]) < max(chosen["trim"]) <= 1:
+        raise DataError(f"trim must be two numbers from 0 to 1, or None, not {chosen['trim']!r}")
+    return chosen

@@ -11,6 +11,8 @@ import numpy as np
 from gpi_latents.errors import DataError
 from gpi_latents.gpi.gpi_pack_import import import_gpi_pack
 
+DIVISIONS = 100  # tried, until treated and control rows are in both halves
+
 
 def rows_of(groups: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """The rows (int64) whose group is among those chosen, in the order of these."""
@@ -55,6 +57,9 @@ def train(
     from torch.utils.data import DataLoader
 
     class Network(import_gpi_pack().TarNet):  # type: ignore[misc]
+        train_dataloader: Any
+        valid_dataloader: Any
+
         def create_dataloaders(self, *parts_by_row: Any) -> None:
             parts = halves(groups, settings["valid_perc"], seed)
             arrays = [R, Y, T] if C is None else [R, Y, T, C]
@@ -100,7 +105,7 @@ def propensities(
         The propensities, float64 (n,), and the half of each row, 0 or 1, int64 (n,).
 
     Raises:
-        DataError: one half has only treated or only control rows.
+        DataError: no division into halves gives each of them treated and control rows.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -109,18 +114,25 @@ def propensities(
     options = dict(settings["ps_model_params"])
     if model_class is gpi_pack.SpectralNormClassifier:
         options.setdefault("input_dim", features.shape[1])
-    first, second = halves(groups, 0.5, seed)
+    first, second = _halves_with_both(T, groups, seed)
     found, half = np.empty(len(T)), np.zeros(len(T), np.int64)
     half[second] = 1
     for fitted, predicted in ((first, second), (second, first)):
-        if len(set(T[fitted])) < 2:
-            raise DataError(
-                f"With seed {seed}, one part of the data that a propensity model is fitted to ({len(fitted)} rows) has "
-                "only one treatment group: there are too few rows, groups of very different size, or clusters with one "
-                "treatment each. Give more rows, a smaller K, or another seed"
-            )
         model = model_class(**options)
         with contextlib.redirect_stdout(io.StringIO()):  # gpi_pack's classifier prints each epoch
             model.fit(features[fitted], T[fitted])
         found[predicted] = model.predict_proba(features[predicted])[:, 1]
     return found, half
+
+
+def _halves_with_both(T: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Halves with treated and control rows each: those of `gpi_pack` by this seed, or else by the next that will do."""
+    if len(np.unique(groups)) > 1:
+        for attempt in range(DIVISIONS):
+            first, second = halves(groups, 0.5, (seed + attempt) % 2**32)
+            if len(set(T[first])) == len(set(T[second])) == 2:
+                return first, second
+    raise DataError(
+        f"With seed {seed}, {len(T)} rows cannot be divided into halves with treated and control rows each, for the "
+        "propensities. Give more rows or clusters, or a smaller K"
+    )
