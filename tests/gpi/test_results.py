@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from gpi_latents.errors import DataError, TensorError
-from helpers.gpi_pack_import import import_gpi_pack
+from gpi_latents.gpi.gpi_pack_import import import_gpi_pack
 from helpers.made_results import SHEET, edit, make_results
 from helpers.study import Study
 

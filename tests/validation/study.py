@@ -172,7 +172,7 @@ def estimate(R: np.ndarray, Y: np.ndarray, T: np.ndarray, seed: int) -> tuple[fl
         seed: of the folds.
     """
     import matplotlib.pyplot as plt
-    from helpers.gpi_pack_import import import_gpi_pack
+    from gpi_latents.gpi.gpi_pack_import import import_gpi_pack
     from sklearn.linear_model import LogisticRegression
 
     np.random.seed(seed)  # gpi_pack draws its folds from NumPy's global generator

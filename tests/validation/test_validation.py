@@ -7,7 +7,7 @@ from typing import Any
 
 import gpi_latents
 import pytest
-from helpers.gpi_pack_import import import_gpi_pack
+from gpi_latents.gpi.gpi_pack_import import import_gpi_pack
 from helpers.study import ROOT
 from validation import study
 
