@@ -13,9 +13,9 @@ if not isinstance(workflow.current_basedir, os.PathLike):  # such as an address,
     )
 
 # Before a job, Snakemake removes its logs and results; what others put there since then, in a shared folder, `>` does not
-# open. As a module, the rules of the other workflow would have this too.
+# open. Not as a module, since the rules of the other workflow would have this too.
 if workflow.modifier.is_main_snakefile():
-    shell.prefix("set -euo pipefail -o noclobber; ")
+    shell.prefix("set -eu -o noclobber; ")
 
 # The package beside this file, whatever is installed; its name alone is added, since a study may have a model.py too.
 sys.path.insert(0, str(Path(workflow.current_basedir).parent))
