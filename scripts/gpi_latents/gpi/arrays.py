@@ -12,6 +12,7 @@ import pandas as pd
 from gpi_latents.errors import DataError
 from gpi_latents.gpi.cells import is_missing, named
 from gpi_latents.gpi.columns import column, covariate_columns, treatment_column
+from gpi_latents.gpi.draws import Draws, latents_of
 from gpi_latents.gpi.query import choose
 from gpi_latents.gpi.results import check_digests
 
@@ -35,6 +36,7 @@ def arrays(
     drop_missing: bool = False,
     dummies: bool = False,
     also: None = None,
+    draws: Draws = "mean",
 ) -> Arrays: ...
 @overload
 def arrays(
@@ -49,6 +51,7 @@ def arrays(
     drop_missing: bool = False,
     dummies: bool = False,
     also: Names,
+    draws: Draws = "mean",
 ) -> ArraysAndTable: ...
 def arrays(
     R: np.ndarray,
@@ -62,6 +65,7 @@ def arrays(
     drop_missing: bool = False,
     dummies: bool = False,
     also: Names | None = None,
+    draws: Draws = "mean",
 ) -> Arrays | ArraysAndTable:
     """What `gpi_pack.estimate_k_ate(R, Y, T, C)` takes, row by row of the same items.
 
@@ -80,6 +84,9 @@ def arrays(
         dummies: make columns of 0 and 1 of covariates that hold texts, codes such as 06 or pandas' categories: one
             for each value in the chosen rows, but the first (texts are sorted, categories in their own order).
         also: names of further columns for the same rows, such as weights or clusters.
+        draws: of items with several draws, `mean` gives the mean of an item's chosen draws, with the columns of the
+            first, which must be those of the others; `separate` a row for each: then give `also=["item"]`, and
+            `estimate` the column as `clusters`, so that no fold holds draws of an item that others are fitted to.
 
     Returns:
         R, float32 (n, C, H, W), or (n, C * H * W) when flat; Y, float64 (n,); T, int64 (n,); C, float64 (n, k), in the
@@ -92,10 +99,10 @@ def arrays(
     covariates, further = _name_list(covariates), _name_list(also)
     roles = [("outcome", outcome), ("treatment", treatment), *(("covariate", name) for name in covariates)]
     table, rows = _chosen(R, index, roles, further, query, drop_missing)
+    R, table = latents_of(R, table, rows, draws, [*(name for _, name in roles), *further])
     Y = column(table, outcome, "outcome")
     T = treatment_column(table, treatment)
     C = np.hstack([covariate_columns(table, name, dummies) for name in covariates]) if covariates else None
-    R = np.asarray(R if np.array_equal(rows, np.arange(len(R))) else R[rows])
     R = R.reshape(len(R), -1) if flat else R
     if also is None:
         return R, Y, T, C
