@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gpi_latents.errors import exit_code
 from gpi_latents.paths import figures
-from gpi_latents.plan import read_config
+from gpi_latents.plan import read_config, read_plan
 from gpi_latents.report.page import build
 
 if __name__ == "__main__":
@@ -14,5 +14,5 @@ if __name__ == "__main__":
     parser.add_argument("--provenance", type=Path, required=True, help="provenance.json")
     parser.add_argument("--output", type=Path, required=True, help="the HTML file, next to the folder of the figures")
     arguments = parser.parse_args()
-    names = figures(read_config(arguments.plan))
+    names = figures(read_config(arguments.plan), read_plan(arguments.plan))
     raise SystemExit(exit_code(lambda: build(names, arguments.provenance, arguments.output)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ FIGURES = {
     "contact_sheet": ("Input and decoded output", "Pictures"),
     "reconstruction": ("Reconstruction error", "Pictures"),
     "map": ("Map of the latents", "Latents"),
+    "overlap": ("Overlap of the groups", "Treatment"),
     "values": ("Values by channel", "Latents"),
     "duplicates": ("Near-duplicates", "Latents"),
     "run_times": ("Run times", "Run"),
@@ -63,9 +64,14 @@ def item_log(item_id: str) -> str:
     return f"logs/extract/{item_id}.log"
 
 
-def figures(config: Mapping[str, Any]) -> list[str]:
-    """The names of the report's figures; none of pictures if no pictures are decoded."""
-    return [name for name, (_, kind) in FIGURES.items() if config["output_image_dir"] or kind != "Pictures"]
+def figures(config: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
+    """The names of the report's figures.
+
+    None of pictures if no pictures are decoded, and none of the treatment if the sheet has no such column.
+    """
+    left_out = set() if config["output_image_dir"] else {"Pictures"}
+    left_out |= set() if "treatment" in columns else {"Treatment"}
+    return [name for name, (_, kind) in FIGURES.items() if kind not in left_out]
 
 
 def block(latents: list[str], number: int) -> list[str]:

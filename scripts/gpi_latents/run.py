@@ -243,7 +243,7 @@ def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
         texts += [line for line in lines if not line.startswith(joblog.PROGRESS)]
     elif missing.empty and os.path.exists(paths.INDEX):
         # Snakemake removes what a failed job was to make.
-        names = [name for name in paths.figures(config) if not os.path.exists(f"results/report/{name}.json")]
+        names = [name for name in paths.figures(config, sheet) if not os.path.exists(f"results/report/{name}.json")]
         report = [] if os.path.exists(paths.REPORT) else ["logs/report.log"]
         texts += map(joblog.read_own, [*(f"logs/figure/{name}.log" for name in names), *report])
     elif missing.empty:

@@ -133,7 +133,7 @@ def draw_figures(results: Results, names: Iterable[str] | None = None) -> dict[s
     folder = Path("results/report")
     folder.mkdir(exist_ok=True)
     facts = {}
-    for name in names or paths.figures(results.config):
+    for name in names or paths.figures(results.config, results.index):
         picture, words = folder / f"{name}.png", folder / f"{name}.json"
         assert draw_figure(name, Path("plan"), Path(paths.INDEX), picture, words).startswith(f"drew {name} of ")
         with Image.open(picture) as drawn:
@@ -146,5 +146,5 @@ def build_page(results: Results) -> Page:
     """Write the report of figures that are drawn, as scripts/report.py does."""
     origin = {"model": {"model_id": "demo"}, "recipe_version": 1, "software": {}, "config": results.config}
     Path(paths.PROVENANCE).write_text(json.dumps(origin))
-    page.build(paths.figures(results.config), Path(paths.PROVENANCE), Path(paths.REPORT))
+    page.build(paths.figures(results.config, results.index), Path(paths.PROVENANCE), Path(paths.REPORT))
     return check_page(Path(paths.REPORT).read_text(encoding="utf-8"))

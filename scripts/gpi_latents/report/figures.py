@@ -16,6 +16,7 @@ from gpi_latents.plan import read_config
 from gpi_latents.report import style
 from gpi_latents.report.facts import Results, read_index
 from gpi_latents.report.latent_figures import channel_values, duplicates, latent_map, run_times
+from gpi_latents.report.overlap import overlap
 from gpi_latents.report.picture_figures import contact_sheet, reconstruction
 from gpi_latents.tensors.tensor_file import open_latents
 
@@ -23,6 +24,7 @@ FIGURES: dict[str, Callable[[Results], tuple[Figure, dict[str, Any]]]] = {
     "contact_sheet": contact_sheet,
     "reconstruction": reconstruction,
     "map": latent_map,
+    "overlap": overlap,
     "values": channel_values,
     "duplicates": duplicates,
     "run_times": run_times,

@@ -73,7 +73,7 @@ class Study:
         self.places = dict(zip(self.items, accumulate(map(len, lines), initial=0), strict=False))
         self.latents = [paths.latent_path(self.config, item_id) for item_id in self.items]
         self.checksums = paths.checksum_paths(len(self.latents))
-        self.figures = paths.figures(self.config)
+        self.figures = paths.figures(self.config, self.sheet)
         self.model_files = model_files(self.config)
         self.model_identity = model_identity(self.config)
         outputs = {"latent": paths.latent_path(self.config, "{id}"), "picture": paths.picture_path(self.config, "{id}")}
