@@ -208,12 +208,21 @@ def test_a_long_download_does_not_fill_the_log(capsys):
     assert capsys.readouterr().err == "downloaded 1.0 of 1,000.0 MB\n"
 
 
-def test_a_cache_that_is_full_is_named(monkeypatch):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device", "/cache")
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),  # as writing says it
+        PermissionError(errno.EACCES, "Permission denied", "/home/someone/.cache"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/.cache"),  # where HOME is no real one
+    ],
+)
+def test_a_cache_that_is_full_or_cannot_be_made_is_named(monkeypatch, error):
+    def fail(*_, **__):
+        raise error
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
-    with pytest.raises(ModelError, match=r"someone/tiny cannot be stored in the cache: .*No space left.*'/cache'"):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    message = f"someone/tiny cannot be stored in the cache: {error}; name a folder that has room"
+    with pytest.raises(ModelError, match=re.escape(message)):
         resolve(REPOSITORY)
 
 

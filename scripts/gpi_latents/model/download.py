@@ -77,8 +77,9 @@ def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
             f"There is no model {name} at huggingface.co, or it is private and HF_TOKEN is not set"
         ) from None
     except Exception as error:  # its network library's too
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise ModelError(f"The model {name} cannot be stored in the cache: {error}") from None
+        if isinstance(error, OSError) and (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT)):
+            advice = "name a folder that has room and that you can write as cache_dir"
+            raise ModelError(f"The model {name} cannot be stored in the cache: {error}; {advice}") from None
         reason, advice = first_line(error), "check the name and the internet connection"
         if type(error.__cause__ or error).__name__.endswith("Timeout"):
             reason = f"{constants.ENDPOINT} did not answer within {constants.HF_HUB_DOWNLOAD_TIMEOUT} s"
