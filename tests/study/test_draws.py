@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from gpi_latents.recipe import SETTINGS, recipe
 from gpi_latents.study.settings import load_config
-from gpi_latents.study.sheet import index_table
+from gpi_latents.study.sheet import index_table, read_items
 from helpers.sheets import read, refused
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -70,3 +70,10 @@ def test_draws_that_cannot_be_are_refused_by_row_and_column(text, config, proble
     message = refused(text, **config)
     for problem in problems:
         assert problem in message
+
+
+def test_the_config_of_an_older_versions_results_has_one_draw_of_each_item():
+    read("image,prompt\na.png,x\nb.png,y\n")
+    config = load_config({"model_id": "demo", "items": "sheet.csv"})
+    assert config.pop("draws") == 1
+    assert read_items(config)["id"].tolist() == ["a", "b"]
