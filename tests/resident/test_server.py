@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 import torch
 from gpi_latents import joblog
 from gpi_latents.errors import ItemError, ModelError
+from gpi_latents.resident import server
 from gpi_latents.resident.engine import Request
 from gpi_latents.resident.server import explain, parse_request
 from helpers.bench import LONG, RECIPE, Bench, finished
@@ -89,6 +91,23 @@ def test_an_item_that_hangs_fails_by_name_and_the_others_are_made(tmp_path):
     assert bench.resident_log().count("loaded the model") == 2
     assert "hang.png: no progress" in finished(once(bench, "hang.png"), 1)
     bench.end()
+
+
+@pytest.mark.fault("clock")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("sent", [b"", b'{"image": "p.png"'])
+def test_who_does_not_send_a_whole_request_is_told_to_ask_again(monkeypatch, sent):
+    """Such as a client on a machine that slept meanwhile."""
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.01)
+
+    async def answer() -> bytes:
+        ours, theirs = socket.socketpair()
+        with ours:
+            ours.send(sent)
+            await server.Resident({}, workers=1).serve(*await asyncio.open_unix_connection(sock=theirs))
+            return ours.recv(100)
+
+    assert asyncio.run(answer()) == b"503 ask again\n"
 
 
 @pytest.mark.fault("kill")

@@ -37,6 +37,7 @@ from gpi_latents.resident.engine import Engine, Request
 from gpi_latents.resident.progress import Progress
 
 REQUEST_LIMIT = 2**18  # bytes; the longest valid request is far below
+REQUEST_SECONDS = 30.0  # that a request may take to come
 SIGN_OF_LIFE_SECONDS = 2.0
 WATCH_SECONDS = 0.5
 ASK_AGAIN = b"503 ask again\n"
@@ -102,7 +103,7 @@ class Resident:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            line = await asyncio.wait_for(reader.readline(), timeout=30)
+            line = await asyncio.wait_for(reader.readline(), timeout=REQUEST_SECONDS)
             request, run_pid = parse_request(json.loads(line), self.config)
         except TimeoutError:  # it is no client, or the machine slept meanwhile
             writer.write(ASK_AGAIN)
