@@ -24,6 +24,7 @@ def test_groups_that_do_not_overlap_are_warned_of(made):
     assert facts["auc"] > 0.99
     assert 0.75 < facts["interval"][0] < facts["interval"][1] == 1
     assert facts["missing_outcome"] is None
+    assert [one["effective"] for one in facts["groups"]] == [None, None]  # not all 60, as by weights of 1
     page = build_page(results)
     assert "The latents nearly give the treatment away" in page.text
     assert "without outcome" not in page.text
@@ -77,6 +78,9 @@ def test_where_there_is_no_overlap_to_show_the_report_says_why(made):
     results = made(np.repeat(random_latents(1), 40, axis=0), pictures=False, treatment=["0", "1"] * 20)
     draw_figures(results)
     assert "Fewer than two different latents" in build_page(results).text
+    np.save(results.stacked, np.concatenate([np.repeat(random_latents(1), 39, axis=0), random_latents(1, seed=1)]))
+    results.index.loc[39, "treatment"] = ""  # the one that differs
+    assert draw_figures(results, ["overlap"])["overlap"]["reason"].startswith("Fewer than two")
     results.index["treatment"] = "<b>7</b>"
     draw_figures(results, ["overlap"])
     text = build_page(results).text

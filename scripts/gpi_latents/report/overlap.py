@@ -19,7 +19,7 @@ from gpi_latents.report.facts import Results
 FOLDS = 5
 FEWEST = 2 * FOLDS  # items that a group must have, so that each fold holds out two
 PENALTIES = np.logspace(-2, 2, 5)  # that are tried for the regression: its C, the inverse of the penalty
-LIMITS = (0.05, 0.95)  # propensities beyond which an item has hardly any like it in the other group
+LIMITS = (0.05, 0.95)  # propensities beyond which an item has few like it in the other group
 NEAREST = 1e-6  # that a propensity may be to 0 or 1, so that its weight is a number
 HIGH = 0.9  # area under the curve from which the latents give the treatment away
 CLEAR = 0.7  # and from which they tell a good deal about it
@@ -58,7 +58,7 @@ def overlap(results: Results) -> tuple[Figure, dict[str, Any]]:
         "reason": None,
     }
     found = two_groups(items["treatment"])
-    if not isinstance(found, str) and not scores.shape[1]:
+    if not isinstance(found, str) and not scores[~np.isnan(found.member)].std(axis=0).any():
         found = "Fewer than two different latents: they tell nothing about the treatment."
     if isinstance(found, str):
         return style.text_figure(style.cut(found, 120)), facts | {"reason": found}
@@ -81,6 +81,9 @@ def overlap(results: Results) -> tuple[Figure, dict[str, Any]]:
         "warn": meaning == "high",
         "meaning": MEANINGS[meaning],
     }
+    for group in facts["groups"] if meaning == "high" else []:
+        # Without any item like it in the other group, each of a group's items weighs 1, as if nothing were lost.
+        group["effective"] = group["effective"] if group["outside"] <= 0.5 else None
     return draw_overlap(chance, member, found.names), facts
 
 
