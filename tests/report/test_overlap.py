@@ -98,7 +98,13 @@ def test_the_interval_is_hanley_and_mcneils_raised_for_folds_and_no_point_at_the
 
 @pytest.mark.parametrize(
     ("area", "low", "high", "expected"),
-    [(0.95, 0.9, 0.99, "high"), (0.7, 0.6, 0.8, "some"), (0.52, 0.45, 0.6, "none"), (0.55, 0.3, 0.8, "unsure")],
+    [
+        (0.95, 0.9, 0.99, "high"),
+        (0.92, 0.45, 0.99, "unsure"),
+        (0.7, 0.6, 0.8, "some"),
+        (0.52, 0.45, 0.6, "none"),
+        (0.55, 0.3, 0.8, "unsure"),
+    ],
 )
 def test_few_items_are_not_taken_for_a_sign_of_overlap(area, low, high, expected):
     assert overlap.verdict(area, low, high) == expected

@@ -199,10 +199,8 @@ def interval(area: float, ones: int, others: int) -> tuple[float, float]:
 
 def verdict(area: float, low: float, high: float) -> str:
     """Which of the `MEANINGS` an area under the curve with its interval has."""
-    if area >= HIGH:
-        return "high"
     if low > 0.5:
-        return "some"
+        return "high" if area >= HIGH else "some"
     return "none" if high < CLEAR else "unsure"
 
 
