@@ -8,7 +8,7 @@ import sys
 import warnings
 
 import gpi_latents
-import matplotlib
+import matplotlib.pyplot
 import numpy as np
 import pandas as pd
 import pytest
@@ -117,6 +117,7 @@ def test_it_leaves_random_numbers_threads_figures_and_the_folder_alone(tmp_path,
     monkeypatch.chdir(tmp_path)
     R, Y, T = draw()
     first = estimate(R, Y, T, seeds=1)
+    matplotlib.pyplot.close("all")
     before = matplotlib.rcParams._get_backend_or_none(), torch.get_num_threads()
     torch.set_num_threads(2)
     np.random.seed(5)
@@ -130,6 +131,7 @@ def test_it_leaves_random_numbers_threads_figures_and_the_folder_alone(tmp_path,
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before[1])
     assert matplotlib.rcParams._get_backend_or_none() == before[0]
+    assert not matplotlib.pyplot.get_fignums()
     assert first.estimate == again.estimate
     assert capsys.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())
@@ -208,7 +210,8 @@ def table(**values):
             {"estimate": [0.0, 1.0, 2.0, 3.0]},
             "Seeds disagree: the estimates of 4 seeds have a standard deviation of 1.29",
         ),
-        ({"auc": 0.95, "explained": 0.01}, "Leakage: the network's features predict the treatment well (AUC 0.95)"),
+        ({"auc": 0.95, "explained": 0.2}, "Leakage: the network's features predict the treatment well (AUC 0.95)"),
+        ({"auc": 0.9, "explained": 0.05, "means_loss": 1.06}, "explains only 5.0% of the outcome's variance within"),
     ],
 )
 def test_what_speaks_against_an_estimate_is_said_in_words(values, message):

@@ -16,7 +16,10 @@ LEAST_GAIN = 0.01  # by how much a training's outcome loss must be lower than th
 MOST_IDLE = 0.25  # share of trainings that gain less
 MOST_SPREAD = 1.0  # standard deviation of the estimates over seeds, in standard errors
 STRONG_AUC = 0.8  # the features tell the treatment groups apart
-LEAST_EXPLAINED = 0.1  # share of the outcome's variance within groups that the propensities should then explain
+# Then the propensities should explain this share of the outcome's variance within groups, and this part of what the
+# network explains. Where a confounder drives both, they explain about as much as the network.
+LEAST_EXPLAINED = 0.1
+LEAST_PART = 0.5
 FEW_CLUSTERS = 30
 
 
@@ -102,12 +105,13 @@ def cautions(by_seed: pd.DataFrame, K: int, treated: int, control: int, clusters
             f"Seeds disagree: the estimates of {len(by_seed)} seeds have a standard deviation of {spread:.3g}, more "
             f"than the standard error of one of them ({middle['standard_error']:.3g}). Give more seeds, or more rows."
         )
-    if middle["auc"] > STRONG_AUC and middle["explained"] < LEAST_EXPLAINED:
+    gain = 1 - middle["outcome_loss"] / middle["means_loss"]
+    if middle["auc"] > STRONG_AUC and middle["explained"] < max(LEAST_EXPLAINED, LEAST_PART * gain):
         found.append(
             f"Leakage: the network's features predict the treatment well (AUC {middle['auc']:.2f}), but what predicts "
-            f"it explains only {middle['explained']:.1%} of the outcome's variance within treatment groups. Real "
-            "confounding would explain more: the features seem to show the treatment itself, and a confounder may be "
-            "left out."
+            f"it explains only {middle['explained']:.1%} of the outcome's variance within treatment groups (the "
+            f"network: {max(gain, 0):.1%}). Confounding would explain more: the features seem to show the treatment "
+            "itself, and the estimate may be too close to the difference in means, or to 0."
         )
     if clusters is not None and clusters < FEW_CLUSTERS:
         found.append(f"Few clusters: with {clusters}, standard errors are too small.")
