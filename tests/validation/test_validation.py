@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 import gpi_latents
+import pandas as pd
 import pytest
 from gpi_latents.gpi.gpi_pack_import import import_gpi_pack
 from helpers.study import ROOT
-from validation import study
+from validation import fashion_pool, study, summary
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +24,40 @@ def pool(tmp_path_factory):
 
 @pytest.mark.long
 def test_the_estimate_from_latents_has_a_small_part_of_the_naive_bias(pool):
-    gpi_latents.load(pool / "results")
     scenario = study.MAIN._replace(items=800, repetitions=4)
-    measured = study.summary(study.run(pool / "results", [scenario], workers=1))
-    print(study.table(measured))
-    measured = measured.loc[scenario.name]
+    estimates, warned = study.run({"shapes": pool}, [scenario], workers=1)
+    print(summary.table(estimates))
+    measured = summary.summary(estimates).loc[scenario.study, scenario.name]
     assert measured.loc["naive", "bias"] > 0.7
     assert measured.loc["naive", "coverage"] == 0
     assert abs(measured.loc["oracle", "bias"]) < 0.15
-    assert abs(measured.loc["latents", "bias"]) < measured.loc["naive", "bias"] / 4
-    assert measured.loc["latents", "coverage"] >= 0.5
+    assert abs(measured.loc["estimate", "bias"]) < measured.loc["naive", "bias"] / 4
+    assert measured.loc["estimate", "coverage"] >= 0.5
+    assert warned["readable"].min() > summary.READABLE
+
+
+def test_without_photographs_or_weights_the_study_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(fashion_pool, "DATASET", tmp_path / "nowhere")
+    assert "package dataset-fashion-mnist" in fashion_pool.what_is_missing()
+    monkeypatch.setattr(fashion_pool, "DATASET", tmp_path)
+    monkeypatch.setenv("GPI_TEST_WEIGHTS", str(tmp_path / "nowhere"))
+    assert "GPI_TEST_WEIGHTS" in fashion_pool.what_is_missing()
+
+
+def test_warnings_count_as_hits_only_where_the_confounder_cannot_be_read():
+    line = dict.fromkeys(summary.WARNINGS, 0) | {"study": "shapes", "repetition": 0}
+    warned = pd.DataFrame(
+        [
+            line | {"scenario": "read", "readable": 0.99},
+            line | {"scenario": "read", "readable": float("nan"), "repetition": 1, "Seeds disagree": 1},
+            line | {"scenario": "not read", "readable": 0.1, "Nothing learned": 1},
+        ]
+    )
+    own = {"estimator": "estimate", "estimate": 1.1, "standard_error": 0.1}
+    estimates = warned[["study", "scenario", "repetition"]].assign(**own)
+    rows = summary.warnings_table(estimates, warned).splitlines()
+    assert next(row for row in rows if "false alarms" in row).endswith("| 50% | 0% | 0% | 50% | 0% |")
+    assert next(row for row in rows if "hits" in row).endswith("| 100% | 0% | 100% | 0% | 0% |")
 
 
 @pytest.mark.long

@@ -1,0 +1,112 @@
+"""The estimators that the study compares, and how well latents show a confounder."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import gpi_latents
+import numpy as np
+from gpi_latents.gpi.effect import Effect
+
+COMPONENTS = 20
+FOLDS = 5
+# Those of the README before `gpi_latents.estimate`; there one seed was used.
+OLD_SETTINGS: dict[str, Any] = {
+    "K": 2,
+    "architecture_z": [64, 16],
+    "architecture_y": [256, 1],
+    "lr": 3e-3,
+    "batch_size": 64,
+    "patience": 30,
+    "dropout": 0.0,
+    "scale": 1 / 30,
+    "ps_model_params": {},
+    "standardize": False,
+}
+NAMES = {
+    "naive": "difference in means",
+    "components": "AIPW on principal components",
+    "old": "gpi_pack, old settings, one seed",
+    "estimate": "gpi_latents.estimate",
+    "oracle": "confounder known",
+}
+
+
+def difference_in_means(Y: np.ndarray, T: np.ndarray) -> tuple[float, float]:
+    """The estimate and its standard error (Welch)."""
+    treated, control = Y[T == 1], Y[T == 0]
+    variance = treated.var(ddof=1) / len(treated) + control.var(ddof=1) / len(control)
+    return float(treated.mean() - control.mean()), float(np.sqrt(variance))
+
+
+def regression(Y: np.ndarray, T: np.ndarray, confounder: np.ndarray) -> tuple[float, float]:
+    """The treatment's coefficient by least squares, adjusted for the confounder, and its standard error."""
+    X = np.column_stack([T, np.ones_like(Y), confounder])
+    coefficients = np.linalg.lstsq(X, Y, rcond=None)[0]
+    residuals = Y - X @ coefficients
+    covariance = np.linalg.inv(X.T @ X) * (residuals @ residuals) / (len(Y) - X.shape[1])
+    return float(coefficients[0]), float(np.sqrt(covariance[0, 0]))
+
+
+def aipw_on_components(R: np.ndarray, Y: np.ndarray, T: np.ndarray, seed: int) -> tuple[float, float]:
+    """Cross-fitted AIPW (augmented inverse propensity weighting) with linear models of principal components.
+
+    Args:
+        R: latents (n, d).
+        Y: outcomes (n,).
+        T: treatments (n,), 0 or 1.
+        seed: of the folds.
+
+    Returns:
+        The estimate and its standard error.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LinearRegression, LogisticRegression
+    from sklearn.model_selection import KFold
+
+    X = PCA(COMPONENTS, whiten=True, random_state=0).fit_transform(R)
+    scores = np.empty(len(Y))
+    for fitted, rows in KFold(FOLDS, shuffle=True, random_state=seed).split(X):
+        propensity = LogisticRegression(max_iter=1000).fit(X[fitted], T[fitted]).predict_proba(X[rows])[:, 1]
+        propensity = propensity.clip(0.01, 0.99)
+        predicted = [
+            LinearRegression().fit(X[fitted][T[fitted] == arm], Y[fitted][T[fitted] == arm]).predict(X[rows])
+            for arm in (0, 1)
+        ]
+        residuals = Y[rows] - np.where(T[rows] == 1, predicted[1], predicted[0])
+        weights = np.where(T[rows] == 1, 1 / propensity, -1 / (1 - propensity))
+        scores[rows] = predicted[1] - predicted[0] + weights * residuals
+    return float(scores.mean()), float(scores.std() / np.sqrt(len(scores)))
+
+
+def estimate(R: np.ndarray, Y: np.ndarray, T: np.ndarray, **options: Any) -> Effect:
+    """`gpi_latents.estimate`; its warnings are in the result, and are not shown."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return gpi_latents.estimate(R, Y, T, progress=False, **options)
+
+
+def readability(R: np.ndarray, confounder: np.ndarray, seed: int) -> float:
+    """How well latents show a confounder: the share of its variance that is predicted out of fold, R squared.
+
+    The better of a ridge regression and a small neural network (scikit-learn's), from principal components that hold
+    99.9 % of the latents' variance, in `FOLDS` folds.
+
+    Args:
+        R: latents (n, d).
+        confounder: (n,).
+        seed: of the folds and the network.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import RidgeCV
+    from sklearn.metrics import r2_score
+    from sklearn.model_selection import KFold, cross_val_predict
+    from sklearn.neural_network import MLPRegressor
+
+    X = PCA(0.999, svd_solver="full").fit_transform(R)
+    X /= X.std()
+    network = MLPRegressor(hidden_layer_sizes=(64, 16), early_stopping=True, n_iter_no_change=30, random_state=seed)
+    folds = KFold(FOLDS, shuffle=True, random_state=seed)
+    models = (RidgeCV(np.logspace(-2, 4, 7)), network)
+    return max(float(r2_score(confounder, cross_val_predict(model, X, confounder, cv=folds))) for model in models)
