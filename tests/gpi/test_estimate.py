@@ -288,6 +288,11 @@ def test_what_cannot_be_estimated_from_is_refused(arguments, message):
     assert message in str(caught.value)
 
 
+def test_a_training_that_goes_astray_is_named():
+    with pytest.raises(DataError, match="seed 4 went astray and predicts no numbers: give a smaller lr"):
+        estimate(R, Y, T, seeds=[4], lr=1e30)
+
+
 def test_latents_with_their_shape_are_flattened_or_convolved():
     R, Y, T = draw(60)
     shaped = R.reshape(60, 4, 2, 3)

@@ -93,21 +93,15 @@ def estimate(
     chosen = _settings(settings)
     numbers = seed_numbers(seeds)
     data = checked(R, Y, T, C, clusters, chosen)
-    runs = _runs(data, numbers, chosen, progress)
-    effects = {
-        name: Effect.of(
-            name,
-            pd.DataFrame([line for line, _ in runs[name]]),
-            np.median([propensity for _, propensity in runs[name]], axis=0),
-            Y=outcome,
-            T=data.T,
-            clusters=None if clusters is None else int(data.groups.max()) + 1,
-            settings=chosen,
-            changed={name: value for name, value in settings.items() if value != SETTINGS[name]},
-            gpi_pack=import_gpi_pack().__version__,
-        )
-        for name, outcome in data.outcomes.items()
+    shared: dict[str, Any] = {
+        "T": data.T,
+        "clusters": None if clusters is None else int(data.groups.max()) + 1,
+        "settings": chosen,
+        "changed": {name: value for name, value in settings.items() if value != SETTINGS[name]},
+        "gpi_pack": import_gpi_pack().__version__,
     }
+    runs = _runs(data, numbers, chosen, progress)
+    effects = {name: Effect.of(name, *runs[name], Y=outcome, **shared) for name, outcome in data.outcomes.items()}
     for name, effect in effects.items():
         for text in effect.warnings:
             warnings.warn(f"{name}: {text}", stacklevel=2)
@@ -116,18 +110,20 @@ def estimate(
 
 def _runs(
     data: Data, seeds: list[int], settings: dict[str, Any], progress: bool
-) -> dict[str, list[tuple[dict[str, float], np.ndarray]]]:
-    """What `_one_seed` returns, by outcome, for each seed."""
+) -> dict[str, tuple[pd.DataFrame, np.ndarray]]:
+    """For each outcome the table `by_seed`, and the propensities, float64 (n,), their median over seeds."""
     from tqdm import tqdm
 
-    import_gpi_pack()
     runs: dict[str, list[tuple[dict[str, float], np.ndarray]]] = {name: [] for name in data.outcomes}
     total = len(seeds) * len(data.outcomes) * settings["K"]
     with _as_before(), tqdm(total=total, desc="trainings", disable=not progress) as bar:
         for seed in seeds:
             for name, outcome in data.outcomes.items():
                 runs[name].append(_one_seed(data, outcome, seed, settings, bar))
-    return runs
+    return {
+        name: (pd.DataFrame([line for line, _ in found]), np.median([own for _, own in found], axis=0))
+        for name, found in runs.items()
+    }
 
 
 def _one_seed(
@@ -154,6 +150,8 @@ def _one_seed(
             values, features = network.predict(R, np.full(len(rows), arm), C_rows)
             predicted[arm, rows] = values.cpu().numpy().ravel()
             by_group[rows[T[rows] == arm]] = Y[fitted[T[fitted] == arm]].mean()
+        if not np.isfinite(predicted[:, rows]).all():
+            raise DataError(f"A training with seed {seed} went astray and predicts no numbers: give a smaller lr")
         found, half = propensities(features.cpu().numpy(), T[rows], groups[rows], seed, settings)
         propensity[rows], part[rows] = found, 2 * fold + half
         fitted_loss = loss(Y[rows], np.where(T[rows] == 1, predicted[1, rows], predicted[0, rows]))
