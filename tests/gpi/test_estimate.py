@@ -74,7 +74,7 @@ def test_the_effect_is_found_where_the_difference_in_means_is_wrong():
 def test_the_median_over_seeds_has_the_variance_of_the_literature():
     by_seed = pd.DataFrame({"seed": range(3), "estimate": [1.0, 2.0, 4.0], "standard_error": [0.5, 0.1, 0.3]})
     names = ["outcome_loss", "means_loss", "idle_trainings", "auc", "explained", "extreme", "trimmed"]
-    by_seed[[*names, "effective_treated", "effective_control"]] = 0.0
+    by_seed[[*names, "effective_treated", "effective_control"]] = 1.0
     Y, T = np.array([0.0, 1, 2, 5]), np.array([0, 0, 1, 1])
     rest = {"clusters": None, "settings": {"K": 2}, "changed": {}, "gpi_pack": "0"}
     found = Effect.of("Y", by_seed, np.full(4, 0.5), Y=Y, T=T, **rest)
@@ -220,8 +220,9 @@ def test_what_speaks_against_an_estimate_is_said_in_words(values, message):
     assert message in text
 
 
-def test_few_clusters_are_warned_of():
-    assert "with 12" in diagnostics.cautions(table(), 2, 100, 100, 12)[0]
+def test_few_clusters_and_few_rows_are_warned_of():
+    assert "Few clusters: with 12" in diagnostics.cautions(table(), 2, 100, 100, 12)[0]
+    assert "Few rows: with 30" in diagnostics.cautions(table(effective_treated=25.0), 2, 30, 100, None)[0]
 
 
 def test_warnings_are_given_once_and_kept():

@@ -20,6 +20,7 @@ STRONG_AUC = 0.8  # the features tell the treatment groups apart
 # network explains. Where a confounder drives both, they explain about as much as the network.
 LEAST_EXPLAINED = 0.1
 LEAST_PART = 0.5
+FEW_ROWS = 50  # treated or control
 FEW_CLUSTERS = 30
 
 
@@ -113,6 +114,8 @@ def cautions(by_seed: pd.DataFrame, K: int, treated: int, control: int, clusters
             f"network: {max(gain, 0):.1%}). Confounding would explain more: the features seem to show the treatment "
             "itself, and the estimate may be too close to the difference in means, or to 0."
         )
+    if (fewest := min(treated, control)) < FEW_ROWS:
+        found.append(f"Few rows: with {fewest} in a treatment group, nobody has shown that the interval holds.")
     if clusters is not None and clusters < FEW_CLUSTERS:
         found.append(f"Few clusters: with {clusters}, standard errors are too small.")
     return found

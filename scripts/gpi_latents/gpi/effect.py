@@ -115,7 +115,7 @@ class Effect:
             "method": f"gpi_pack {self.gpi_pack}, {self.settings['K']} folds, {_seeds(list(self.by_seed['seed']))}",
             "propensities": f"{self.propensity.min():.2f} to {self.propensity.max():.2f}, AUC {middle['auc']:.2f}",
             "effective rows": f"{middle['effective_treated']:.0f} treated, {middle['effective_control']:.0f} control",
-            "outcome model": f"explains {gain:.0%} of the variance within treatment groups, out of fold",
+            "outcome model": f"explains {max(gain, 0):.0%} of the variance within treatment groups, out of fold",
             "settings": ", ".join(f"{name}={value!r}" for name, value in self.changed.items()) or "defaults",
         }
 
