@@ -1,4 +1,4 @@
-"""The README's estimate as a user runs it: in a clone, with what `make gpi` alone has installed, in a process of its own."""
+"""The README's estimate as a user runs it: in a clone with what `make gpi` alone installs, in a process of its own."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def forty_photographs(folder: Path) -> None:
             photo.convert("RGB").crop((left, top, left + 200, top + 200)).save(folder / f"photos/{number}.png")
         treatment = number // len(PHOTOS) % 2
         outcome = round(2 * treatment + random.normal(), 3)
-        rows.append({"image": f"photos/{number}.png", "prompt": "no change", "treatment": treatment, "outcome": outcome})
+        row = {"image": f"photos/{number}.png", "prompt": "no change"}
+        rows.append(row | {"treatment": treatment, "outcome": outcome})
     pd.DataFrame(rows).to_csv(folder / "config/items.csv", index=False)
     (folder / "config/config.yaml").write_text("model_id: demo\nreport: false\noutput_image_dir: null\n")
 

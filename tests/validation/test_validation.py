@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import gpi_latents
@@ -78,15 +77,14 @@ def test_the_readmes_code_gives_the_effect_with_its_interval(pool, monkeypatch, 
     chosen = study.choose(index, study.MAIN._replace(items=500), seed=[3])
     chosen[["id", "image", "prompt", "treatment", "outcome"]].to_csv(pool / "config/items.csv", index=False)
     study.run_workflow(pool)
-    section = (ROOT / "README.md").read_text().split("## From latents to effects")[1]
-    code = section.split("```python\n")[1].split("```")[0]
-    import_gpi_pack()  # so that the README's import works where torchvision does not load
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## From latents to effects")[1]
     monkeypatch.chdir(pool)
     values: dict[str, Any] = {}
-    exec(code, values)
-    assert len(values["Y"]) == 500
-    ((lower, upper),) = re.findall(r"\((\S+) to (\S+)\)", capsys.readouterr().out)
-    lower, upper = float(lower), float(upper)
+    exec(section.split("```python\n")[1].split("```")[0], values)
+    effect = values["effect"]
+    assert effect.n == 500
+    assert repr(effect) in capsys.readouterr().out
+    lower, upper = effect.interval
     assert lower < study.TRUTH < upper
     assert upper - lower < 1
     naive, error = study.difference_in_means(values["Y"], values["T"])
