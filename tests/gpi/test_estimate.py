@@ -73,7 +73,16 @@ def test_the_effect_is_found_where_the_difference_in_means_is_wrong():
 
 def test_the_median_over_seeds_has_the_variance_of_the_literature():
     by_seed = pd.DataFrame({"seed": range(3), "estimate": [1.0, 2.0, 4.0], "standard_error": [0.5, 0.1, 0.3]})
-    names = ["outcome_loss", "means_loss", "idle_trainings", "auc", "explained", "extreme", "trimmed"]
+    names = [
+        "outcome_loss",
+        "means_loss",
+        "idle_trainings",
+        "astray_trainings",
+        "auc",
+        "explained",
+        "extreme",
+        "trimmed",
+    ]
     by_seed[[*names, "effective_treated", "effective_control"]] = 1.0
     Y, T = np.array([0.0, 1, 2, 5]), np.array([0, 0, 1, 1])
     rest = {"clusters": None, "settings": {"K": 2}, "changed": {}, "gpi_pack": "0"}
@@ -195,7 +204,15 @@ def test_no_model_sees_a_cluster_that_it_is_used_for():
 def table(**values):
     """A table by seed with nothing to warn of, but for the values."""
     lines = {"seed": range(4), "estimate": [1.0, 1.1, 0.9, 1.0], "standard_error": 0.2, "outcome_loss": 1.0}
-    lines |= {"means_loss": 2.0, "idle_trainings": 0, "auc": 0.7, "explained": 0.3, "extreme": 0.0, "trimmed": 0.0}
+    lines |= {
+        "means_loss": 2.0,
+        "idle_trainings": 0,
+        "astray_trainings": 0,
+        "auc": 0.7,
+        "explained": 0.3,
+        "extreme": 0.0,
+        "trimmed": 0.0,
+    }
     return pd.DataFrame(lines | {"effective_treated": 80.0, "effective_control": 90.0} | values)
 
 
@@ -210,6 +227,7 @@ def table(**values):
             {"estimate": [0.0, 1.0, 2.0, 3.0]},
             "Seeds disagree: the estimates of 4 seeds have a standard deviation of 1.29",
         ),
+        ({"astray_trainings": [0, 1, 0, 0]}, "A training went astray: in 1 of 8, the network's outcome loss is more"),
         ({"auc": 0.95, "explained": 0.2}, "Leakage: the network's features predict the treatment well (AUC 0.95)"),
         ({"auc": 0.9, "explained": 0.05, "means_loss": 1.06}, "explains only 5.0% of the outcome's variance within"),
     ],

@@ -14,6 +14,7 @@ MOST_TRIMMED = 0.02  # share of rows
 LEAST_EFFECTIVE = 0.3  # effective sample size of a treatment group, as a share of its rows
 LEAST_GAIN = 0.01  # by how much a training's outcome loss must be lower than that of the group means, as a share
 MOST_IDLE = 0.25  # share of trainings that gain less
+ASTRAY = -1.0  # gain of a training that went astray: its loss is twice that of the group means
 MOST_SPREAD = 1.0  # standard deviation of the estimates over seeds, in standard errors
 STRONG_AUC = 0.8  # the features tell the treatment groups apart
 # Then the propensities should explain this share of the outcome's variance within groups, and this part of what the
@@ -93,12 +94,18 @@ def cautions(by_seed: pd.DataFrame, K: int, treated: int, control: int, clusters
             f"{shares[name]:.0%} of their number. Treated and control images hardly overlap: the estimate hangs "
             "on few rows."
         )
-    trainings, idle = K * len(by_seed), int(by_seed["idle_trainings"].sum())
+    trainings = K * len(by_seed)
+    idle, astray = (int(by_seed[name].sum()) for name in ("idle_trainings", "astray_trainings"))
     if idle > MOST_IDLE * trainings:
         found.append(
             f"Nothing learned: in {idle} of {trainings} trainings, the network predicts the outcome no better than the "
             "mean of each treatment group. Then nothing that the images show was adjusted for: either they show no "
             "cause of the outcome, or the network did not find it."
+        )
+    elif astray:
+        found.append(
+            f"A training went astray: in {astray} of {trainings}, the network's outcome loss is more than "
+            f"{1 - ASTRAY:g} times that of the mean of each treatment group. Give more seeds, or a lower learning rate."
         )
     spread = by_seed["estimate"].std()
     if spread > MOST_SPREAD * middle["standard_error"]:  # not a number with one seed

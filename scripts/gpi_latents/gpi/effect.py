@@ -37,7 +37,8 @@ class Effect:
     - `seed`, `estimate`, `standard_error`;
     - `outcome_loss`: the network's mean squared error in rows that it was not trained on, in squared units of the
       outcome; `means_loss`: that of the mean of each treatment group, in the same rows;
-    - `idle_trainings`: in how many of the K trainings the former is no lower than the latter;
+    - `idle_trainings`: in how many of the K trainings the former is no lower than the latter; `astray_trainings`: in
+      how many it is more than twice the latter;
     - `auc`: how well the propensities tell treated from control rows, 0.5 (chance) to 1; `explained`: the share of the
       outcome's variance within treatment groups that they explain;
     - `effective_treated`, `effective_control`: effective sample sizes, (sum of w)^2 / sum of w^2 for the weights

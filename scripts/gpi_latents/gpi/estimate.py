@@ -12,7 +12,7 @@ import pandas as pd
 
 from gpi_latents.errors import DataError
 from gpi_latents.gpi.checks import Data, checked, is_one, seed_numbers
-from gpi_latents.gpi.diagnostics import EXTREME, LEAST_GAIN, auc, effective, explained, loss, standard_error
+from gpi_latents.gpi.diagnostics import ASTRAY, EXTREME, LEAST_GAIN, auc, effective, explained, loss, standard_error
 from gpi_latents.gpi.effect import Effect, Effects
 from gpi_latents.gpi.gpi_pack_import import import_gpi_pack
 from gpi_latents.gpi.network import propensities, rows_of, train
@@ -167,6 +167,7 @@ def _one_seed(
         "outcome_loss": unit**2 * loss(Y, np.where(T == 1, predicted[1], predicted[0])),
         "means_loss": unit**2 * loss(Y, by_group),
         "idle_trainings": sum(gain < LEAST_GAIN for gain in gains),
+        "astray_trainings": sum(gain < ASTRAY for gain in gains),
         "auc": auc(propensity, T, part),
         "explained": explained(Y, T, used, part),
         "effective_treated": effective(1 / used[T == 1]),
