@@ -38,3 +38,19 @@ def test_the_pins_agree():
     lines = (ROOT / "envs/requirements.in").read_text().splitlines()
     asked = {re.split("[=<>]", line)[0].replace("_", "-") for line in lines if line and line[0] != "#"}
     assert asked <= set(required)
+
+
+def test_links_between_pages_lead_somewhere():
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), ROOT / "CONTRIBUTING.md"]
+    pages += [ROOT / "CHANGELOG.md", ROOT / "tests/FAULTS.md", ROOT / "profiles/slurm/README.md"]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if link.startswith("http"):
+                continue
+            name, _, part = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), f"{page}: {link}"
+            if part:
+                heads = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+                anchors = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+                assert part in anchors, f"{page}: {link}"
