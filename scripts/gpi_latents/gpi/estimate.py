@@ -20,7 +20,7 @@ from gpi_latents.gpi.network import propensities, rows_of, train
 # The names are those of gpi_pack.estimate_k_ate, but for the last two.
 SETTINGS: dict[str, Any] = {
     "K": 2,  # folds: each row's outcome is predicted by a network that did not see it
-    "architecture_z": [64, 16],  # layers from R to the features (the deconfounder); the last is their number
+    "architecture_z": [64, 64],  # layers from R to the features (the deconfounder); the last is their number
     "architecture_y": [256, 1],  # layers from the features and the treatment to the outcome
     "conv_layers": None,  # convolutions before these; R then stays (n, C, H, W)
     "lr": 3e-3,  # learning rate
@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
     "patience": 30,  # epochs without a better outcome loss, after which a training stops
     "min_delta": 0.0,  # by how much a loss must be lower to be better
     "valid_perc": 0.2,  # share of a training's rows that decides when it stops
-    "step_size": None,  # epochs without a better loss, after which the learning rate is halved; None: never
+    "step_size": 5,  # epochs without a better loss, after which the learning rate is halved; None: never
     "dropout": 0.0,
     "bn": False,  # batch normalisation
     "ps_model": None,  # class of the propensity model; None: scikit-learn's LogisticRegression
