@@ -67,7 +67,7 @@ MAIN = Scenario("shapes", "main", "red", "light", 1000, 1.0, 60)
 CLOTHES = Scenario("photographs", "main", "red", "first", 1000, 1.0, 60, "trousers or bag")
 SCENARIOS = [
     MAIN,
-    MAIN._replace(name="200 items", items=200, repetitions=40),
+    MAIN._replace(name="200 items", items=200, repetitions=30),
     MAIN._replace(name="strong confounding", strength=3.0, repetitions=30),
     MAIN._replace(name="treatment barely encoded", treatment="dot", repetitions=30),
     MAIN._replace(name="confounder hard to read", confounder="size", repetitions=30),
@@ -151,6 +151,7 @@ def repeat(results: Path, scenario: Scenario, place: int, number: int) -> tuple[
         "gain": 1 - middle["outcome_loss"] / middle["means_loss"],
         "auc": middle["auc"],
         "explained": middle["explained"],
+        "spread": effect.by_seed["estimate"].std() / middle["standard_error"],
         "readable": readability(latents, confounder, number) if number < READINGS else np.nan,
     }
     warned = {kind: int(any(text.startswith(kind) for text in effect.warnings)) for kind in summary.WARNINGS}

@@ -10,7 +10,8 @@ from validation.estimators import NAMES
 
 TRUTH = 1.0
 READABLE = 0.9  # R squared of the confounder, from which it counts as read from the latents
-WARNINGS = ["Extreme propensities", "Nothing learned", "Seeds disagree", "Leakage"]  # how their texts begin
+# How the texts of the warnings begin that speak of what was learned (others speak of few rows or clusters).
+WARNINGS = ["Extreme propensities", "Nothing learned", "A training went astray", "Seeds disagree", "Leakage"]
 BY = ["study", "scenario", "estimator"]
 
 
