@@ -58,6 +58,7 @@ def test_snakemakes_own_report_holds_the_figures_with_captions(demo, tmp_path):
     assert "snakemake.wildcards" not in html
 
 
+@pytest.mark.long
 @pytest.mark.fault("stranger")
 @pytest.mark.timeout(300)
 def test_the_name_of_a_column_runs_nothing_in_either_report(demo, copy, tmp_path):
