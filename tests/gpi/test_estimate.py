@@ -21,8 +21,15 @@ from gpi_latents.gpi.gpi_pack_import import import_gpi_pack
 from sklearn.linear_model import LogisticRegression
 
 # Small and quick; no test here depends on the defaults, which tests/validation chooses.
-QUICK = {"architecture_z": [8, 4], "architecture_y": [16, 1], "nepoch": 3, "lr": 1e-2, "batch_size": 32}
-SMALL = {"nepoch": 40, "architecture_z": [16, 4], "architecture_y": [32, 1], "lr": 1e-2, "scale": 0.3, "patience": 10}
+QUICK = {
+    "architecture_z": [8, 4],
+    "architecture_y": [16, 1],
+    "nepoch": 3,
+    "lr": 1e-2,
+    "batch_size": 32,
+    "step_size": None,
+}
+SMALL = {"architecture_z": [16, 4], "architecture_y": [32, 1], "nepoch": 40, "patience": 10, "length": 1.5}
 pytestmark = pytest.mark.xdist_group("gpi_pack")  # it takes seconds to import
 
 
@@ -52,7 +59,7 @@ def test_seed_42_gives_the_numbers_of_gpi_pack(covariates):
     matplotlib.use("agg")  # gpi_pack draws figures
     others = {"ps_model": LogisticRegression, "plot_propensity": False, "verbose": False}
     ate, error = import_gpi_pack().estimate_k_ate(R, Y, T, C, **options, **others)
-    found = estimate(R, Y, T, C, seeds=[42], scale=None, standardize=False, **options)
+    found = estimate(R, Y, T, C, seeds=[42], length=None, standardize=False, **options)
     assert found.estimate == pytest.approx(ate, rel=1e-13)
     assert found.standard_error == pytest.approx(error, rel=1e-13)
 
@@ -187,10 +194,10 @@ def test_no_model_sees_a_cluster_that_it_is_used_for():
     person = random.permutation(np.repeat(np.arange(60), 4))
     R = random.normal(size=(60, 30)).astype(np.float32)[person]
     Y, T = random.normal(size=60)[person], random.permutation(60)[person] % 2
-    settings = SMALL | {"scale": 1.0, "nepoch": 60}
+    settings = SMALL | {"length": 5.5, "nepoch": 60}
     divided = estimate(R, Y, T, seeds=2, **settings).by_seed
     whole = estimate(R, Y, T, seeds=2, clusters=person, **settings).by_seed
-    assert (divided["outcome_loss"] < 0.7 * divided["means_loss"]).all()
+    assert (divided["outcome_loss"] < 0.8 * divided["means_loss"]).all()
     assert (whole["outcome_loss"] > 0.9 * whole["means_loss"]).all()
     for groups, is_seen in ((np.arange(240), True), (person, False)):
         propensity, half = network.propensities(R, T, groups, 0, SETTINGS)
@@ -331,7 +338,7 @@ def test_covariates_count_whatever_their_units():
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_reach_gpi_pack_by_the_names_that_it_has(name):
     known = inspect.signature(import_gpi_pack().estimate_k_ate).parameters
-    assert name in {*known, "scale", "standardize"}
+    assert name in {*known, "length", "standardize"}
 
 
 def test_without_gpi_pack_the_command_that_installs_it_is_named(monkeypatch):
@@ -339,3 +346,9 @@ def test_without_gpi_pack_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"gpi_pack is not installed: run `make gpi`, .* may replace your torch"):
         gpi_latents.estimate(R, Y, T)
+
+
+def test_the_estimate_does_not_hang_on_how_many_values_an_image_has():
+    R, Y, T = draw(400)
+    few, many = (estimate(np.tile(R, times), Y, T, seeds=2, **SMALL) for times in (1, 40))
+    assert many.estimate == pytest.approx(few.estimate, abs=few.standard_error)

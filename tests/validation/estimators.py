@@ -22,7 +22,7 @@ OLD_SETTINGS: dict[str, Any] = {
     "patience": 30,
     "step_size": None,
     "dropout": 0.0,
-    "scale": 1 / 30,
+    "length": 16 / 30,  # R / (30 * R.std()), with 256 values a row
     "ps_model_params": {},
     "standardize": False,
 }
@@ -89,28 +89,31 @@ def estimate(R: np.ndarray, Y: np.ndarray, T: np.ndarray, **options: Any) -> Eff
         return gpi_latents.estimate(R, Y, T, progress=False, **options)
 
 
-def readability(R: np.ndarray, confounder: np.ndarray, seed: int) -> float:
-    """How well latents show a confounder: the share of its variance that is predicted out of fold, R squared.
+def readability(R: np.ndarray, confounder: np.ndarray, T: np.ndarray, seed: int) -> float:
+    """How well latents show a confounder: of its variance within treatment groups, the share predicted out of fold.
 
-    The better of a ridge regression and a small neural network (scikit-learn's), from `READING_COMPONENTS` principal
-    components. In two folds, so that they learn from as many rows as the networks of `gpi_latents.estimate`.
+    Within treatment groups, as the treatment alone tells something of its causes too. The better of a ridge regression
+    and a small neural network (scikit-learn's), of the treatment and `READING_COMPONENTS` principal components, in two
+    folds, as the networks of `gpi_latents.estimate` learn from half of the rows.
 
     Args:
         R: latents (n, d).
         confounder: (n,).
+        T: treatments (n,), 0 or 1.
         seed: of the folds and the network.
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import RidgeCV
-    from sklearn.metrics import r2_score
     from sklearn.model_selection import KFold, cross_val_predict
     from sklearn.neural_network import MLPRegressor
 
     X = PCA(READING_COMPONENTS, random_state=0).fit_transform(R)
-    X /= X.std()
+    X = np.column_stack([X / X.std(), T])
     network = MLPRegressor(
         hidden_layer_sizes=(64, 16), learning_rate_init=3e-3, batch_size=64, early_stopping=True, random_state=seed
     )
     folds = KFold(2, shuffle=True, random_state=seed)
     models = (RidgeCV(np.logspace(-2, 4, 7)), network)
-    return max(float(r2_score(confounder, cross_val_predict(model, X, confounder, cv=folds))) for model in models)
+    errors = [float(((confounder - cross_val_predict(model, X, confounder, cv=folds)) ** 2).mean()) for model in models]
+    within = confounder - np.where(T == 1, confounder[T == 1].mean(), confounder[T == 0].mean())
+    return 1 - min(errors) / float((within**2).mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def checked(R: Any, Y: Any, T: Any, C: Any, clusters: Any, settings: dict[str, A
 
 
 def _latents(R: Any, settings: dict[str, Any]) -> np.ndarray:
-    """The latents as float32, in the shape and scale that the network takes."""
+    """The latents as float32, in the shape and length that the network takes."""
     try:
         R = np.asarray(R, np.float32)
     except (TypeError, ValueError) as error:
@@ -80,11 +81,11 @@ def _latents(R: Any, settings: dict[str, Any]) -> np.ndarray:
         raise DataError(f"R must be (n, d) or (n, C, H, W), and (n, C, H, W) with conv_layers, not of shape {R.shape}")
     if not np.isfinite(R).all():
         raise DataError("R holds missing or infinite values: run `snakemake` again, or leave out these rows")
-    if settings["scale"] is None:
+    if settings["length"] is None:
         return R
     if (deviation := R.std()) == 0:
         raise DataError("R is the same number everywhere: there is nothing to adjust for")
-    return settings["scale"] * R / deviation
+    return settings["length"] / math.sqrt(R[0].size) * R / deviation
 
 
 def _outcomes(Y: Any) -> dict[str, np.ndarray]:

@@ -35,9 +35,10 @@ SETTINGS: dict[str, Any] = {
     "ps_model": None,  # class of the propensity model; None: scikit-learn's LogisticRegression
     "ps_model_params": {},  # its arguments
     "trim": [0.01, 0.99],  # propensities outside are set to these; None: none are
-    # R is divided by its standard deviation and multiplied by this. With a small R, the network's weights of the
-    # treatment learn faster than those of R, which shows it too: what is credited to R is lost to the effect.
-    "scale": 1 / 30,
+    # R is scaled so that its rows have this length (their root mean square), however many values they have; None: it
+    # is taken as it is. With a short R, the network's weights of the treatment learn faster than those of R, which
+    # shows it too: what is credited to R is lost to the effect.
+    "length": 16 / 30,
     # Y and each column of C get mean 0 and standard deviation 1 for the training; the effect is in units of Y.
     "standardize": True,
 }
