@@ -47,7 +47,7 @@ TRUTH = 1.0
 SHIFT = 1.0
 SHAPES = 3000  # pictures
 PHOTOGRAPHS = {"trousers or bag": 7600, "shirt or coat": 2400}
-READINGS = 5  # repetitions of a scenario in which it is measured how well the latents show the confounder
+READINGS = 3  # repetitions of a scenario in which it is measured how well the latents show the confounder
 
 
 class Scenario(NamedTuple):
@@ -152,7 +152,7 @@ def repeat(results: Path, scenario: Scenario, place: int, number: int) -> tuple[
         "auc": middle["auc"],
         "explained": middle["explained"],
         "spread": effect.by_seed["estimate"].std() / middle["standard_error"],
-        "readable": readability(latents, confounder, number) if number < READINGS else np.nan,
+        "readable": readability(latents, confounder, T, number) if number < READINGS else np.nan,
     }
     warned = {kind: int(any(text.startswith(kind) for text in effect.warnings)) for kind in summary.WARNINGS}
     return lines, line | warned | {name: round(value, 4) for name, value in measures.items()}
