@@ -124,6 +124,12 @@ for (name in c({", ".join(map(repr, names))})) {{
     run_r(read_code(results) + code, tmp_path)
 
 
+def test_ids_of_items_with_several_draws_stay_texts_in_r(tmp_path, results):
+    edit(results, lambda index: index.assign(item=["1", "1", "2", "2", "3", "3"], draw=["1", "2"] * 3))
+    code = 'stopifnot(identical(read$index$item, c("1", "1", "2", "2", "3", "3")), identical(read$index$draw, rep(1:2, 3)))'
+    run_r(read_code(results) + code, tmp_path)
+
+
 def test_a_latent_of_another_run_is_refused_in_r_or_said_to_be_unchecked(tmp_path, results):
     digest = 'requireNamespace("digest", quietly = TRUE)'
     if run_r(f"cat({digest})", tmp_path) != "TRUE":

@@ -111,6 +111,9 @@ read_index <- function(path) {
     stop(path, " is not an index table of this workflow: it has no column ", absent[1], call. = FALSE)
   }
   texts <- c("id", "image", "prompt", "negative_prompt", "sha256", "recipe_sha256", "image_sha256", "notes")
+  if ("draw" %in% names(index)) {
+    texts <- c(texts, "item") # of items with several draws
+  }
   for (name in setdiff(names(index), texts)) {
     index[[name]] <- typed_column(index[[name]])
   }
