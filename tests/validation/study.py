@@ -63,21 +63,21 @@ class Scenario(NamedTuple):
     pair: str | None = None  # of `fashion_pool.PAIRS`
 
 
-MAIN = Scenario("shapes", "main", "red", "light", 1000, 1.0, 60)
-CLOTHES = Scenario("photographs", "main", "red", "first", 1000, 1.0, 60, "trousers or bag")
+MAIN = Scenario("shapes", "main", "red", "light", 1000, 1.0, 36)
+CLOTHES = Scenario("photographs", "main", "red", "first", 1000, 1.0, 36, "trousers or bag")
 SCENARIOS = [
     MAIN,
-    MAIN._replace(name="200 items", items=200, repetitions=30),
-    MAIN._replace(name="strong confounding", strength=3.0, repetitions=30),
-    MAIN._replace(name="treatment barely encoded", treatment="dot", repetitions=30),
-    MAIN._replace(name="confounder hard to read", confounder="size", repetitions=30),
-    MAIN._replace(name="confounder barely encoded", confounder="dot", repetitions=30),
+    MAIN._replace(name="200 items", items=200, repetitions=36),
+    MAIN._replace(name="strong confounding", strength=3.0, repetitions=18),
+    MAIN._replace(name="treatment barely encoded", treatment="dot", repetitions=18),
+    MAIN._replace(name="confounder hard to read", confounder="size", repetitions=18),
+    MAIN._replace(name="confounder barely encoded", confounder="dot", repetitions=18),
     CLOTHES,
-    CLOTHES._replace(name="200 items", items=200, repetitions=40),
-    CLOTHES._replace(name="5,000 items", items=5000, repetitions=10),
-    CLOTHES._replace(name="size as treatment", treatment="large", repetitions=30),
-    CLOTHES._replace(name="shirt or coat", pair="shirt or coat", repetitions=30),
-    CLOTHES._replace(name="confounder not in the picture", confounder="hidden", repetitions=30),
+    CLOTHES._replace(name="200 items", items=200, repetitions=36),
+    CLOTHES._replace(name="5,000 items", items=5000, repetitions=7),
+    CLOTHES._replace(name="size as treatment", treatment="large", repetitions=18),
+    CLOTHES._replace(name="shirt or coat", pair="shirt or coat", repetitions=18),
+    CLOTHES._replace(name="confounder not in the picture", confounder="hidden", repetitions=18),
 ]
 
 

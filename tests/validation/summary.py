@@ -51,19 +51,20 @@ def _is_covered(estimates: pd.DataFrame) -> pd.Series:
 
 
 def table(estimates: pd.DataFrame) -> str:
-    """The summary as a Markdown table, Monte Carlo standard errors in brackets."""
+    """The summary as a Markdown table: bias / RMSE / coverage, with Monte Carlo standard errors in brackets."""
+    measured = summary(estimates)
+    names = list(dict.fromkeys(estimates["estimator"]))
     lines = [
-        "| study: scenario (repetitions) | estimator | bias | RMSE | coverage of the 95% interval |",
-        "| --- | --- | ---: | ---: | ---: |",
+        f"| study: scenario (repetitions) | {' | '.join(NAMES[name] for name in names)} |",
+        f"| --- |{' --- |' * len(names)}",
     ]
-    for (study, scenario, estimator), values in summary(estimates).iterrows():
+    for (study, scenario), group in measured.groupby(level=["study", "scenario"], sort=False):
         cells = [
-            f"{values['bias']:+.3f} ({values['bias error']:.3f})",
-            f"{values['RMSE']:.3f} ({values['RMSE error']:.3f})",
-            f"{values['coverage']:.0%} ({values['coverage error']:.0%})",
+            f"{values['bias']:+.3f} ({values['bias error']:.3f}) / {values['RMSE']:.3f} ({values['RMSE error']:.3f}) / "
+            f"{values['coverage']:.0%} ({values['coverage error']:.0%})"
+            for values in (group.loc[(study, scenario, name)] for name in names)
         ]
-        name = f"{study}: {scenario} ({values['repetitions']:.0f})"
-        lines.append(f"| {name} | {NAMES[estimator]} | {' | '.join(cells)} |")
+        lines.append(f"| {study}: {scenario} ({group['repetitions'].iloc[0]:.0f}) | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """What says whether an estimate can be trusted: measures of one seed, and the warnings in words.
 
-The thresholds were chosen by `tests/validation`, on data that its tables do not show.
+docs/validation.md says how often the warnings come where they should, and where they should not.
 """
 
 from __future__ import annotations
