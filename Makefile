@@ -35,7 +35,8 @@ benchmark-slurm: .venv/dev
 fuzz: .venv/dev
 	$(BIN)/python tests/fuzz.py --minutes 60
 
-# Compare estimates from the latents with the effect that was put in; writes docs/validation.csv and .png.
+# Compare estimates from the latents with the effect that was put in; writes docs/validation*.csv and .png. For its part on
+# photographs, see docs/validation.md.
 validation: .venv/dev
 	$(BIN)/python tests/validation/study.py
 
