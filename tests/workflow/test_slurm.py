@@ -126,6 +126,7 @@ def test_forty_items_in_four_jobs_give_the_bits_of_a_local_run(clustered, tmp_pa
     assert changed == {"p7"}
 
 
+@pytest.mark.long
 def test_one_bad_picture_in_a_group_costs_no_other_item(clustered):
     """With options from the command line, which reach Slurm."""
     clustered.pictures(20)

@@ -86,6 +86,7 @@ def test_edits_that_snakemake_does_not_see_reach_the_results(copy, tmp_path, dec
     assert_as_new(copy, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.fault("rerun")
 def test_a_model_exchanged_by_a_link_is_seen_and_never_mixed(copy, tmp_path):
     for name, factor in (("v1", 1.0), ("v2", 1.01)):
