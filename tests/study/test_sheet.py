@@ -9,7 +9,7 @@ import pytest
 from gpi_latents.errors import InputError
 from gpi_latents.recipe import SETTINGS, recipe
 from gpi_latents.study.settings import load_config
-from gpi_latents.study.sheet import index_table, read_items
+from gpi_latents.study.sheet import index_table, read_items, safe_id
 from helpers.sheets import read, refused
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -39,6 +39,15 @@ def test_ids_are_by_default_the_file_names_of_the_images():
     message = refused("image,prompt\na.png,x\nphotos/a.png,y\n")
     assert "row 3, column id: 'a' is in row 2 already" in message
     assert "column id to choose another" in message
+
+
+def test_a_name_that_is_no_valid_id_gets_the_proposal_of_one():
+    names = {"my dog": "my_dog", "Köln (1)": "Koln_1", ".x y": "x_y", "x" * 129: "x" * 128, "犬": "image"}
+    message = refused("image,prompt\n" + "".join(f"{name}.png,x\n" for name in names))
+    for row, (name, proposed) in enumerate(names.items(), 2):
+        assert f"row {row}, column id: {name!r} is not a valid id. Valid would be {proposed} (made from" in message
+    assert refused("id,image,prompt\nmy dog,a.png,x\n").endswith("Valid would be my_dog")
+    assert safe_id("-1.A_b") == "-1.A_b"
 
 
 def test_a_row_overrides_the_config_and_a_blank_cell_does_not():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,15 @@ def read_items(config: Mapping[str, Any], check_images: bool = True) -> pd.DataF
     path = config["items"]
     sheet = _read_csv(path)
     id_hint = ""
-    if "id" not in sheet:
+    if made_ids := "id" not in sheet:
         sheet.insert(0, "id", [Path(image).stem for image in sheet["image"]])
         id_hint = " (made from the image's file name: give the sheet a column id to choose another)"
     problems: dict[tuple[int, str], str] = {}  # by row and column; the first of a cell is shown
     items = pd.concat([_parse(sheet, config, problems), sheet[[name for name in sheet if name not in COLUMNS]]], axis=1)
+    for row in [row for row, column in problems if column == "id" and sheet["id"][row].strip()]:
+        name = sheet["id"][row]
+        problem = f"{name!r} is not a valid id." if made_ids else problems[row, "id"]
+        problems[row, "id"] = f"{problem} Valid would be {safe_id(name)}"
     _check_draws(items, config, problems)
     items = _drawn(items, problems)
     _check_color(config, list(items))
@@ -65,6 +70,16 @@ def read_items(config: Mapping[str, Any], check_images: bool = True) -> pd.DataF
         raise InputError(error_list(f"The sheet {path} (its header is row 1)", lines))
     items.attrs["notes"] = sheet.attrs["notes"]
     return items
+
+
+def safe_id(name: str) -> str:
+    """The valid id that is most like a name; a valid one is its own.
+
+    Accents go, and `_` stands for what an id cannot have: `Köln (1)` gives `Koln_1`. Where nothing is left, `image`.
+    """
+    letters = [letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter)]
+    words = re.sub(r"[^A-Za-z0-9._-]+", " ", "".join(letters)).split()
+    return "_".join(words).lstrip(".")[:128] or "image"
 
 
 def index_table(items: pd.DataFrame, recipes: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
