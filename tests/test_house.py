@@ -24,8 +24,14 @@ MAY_IMPORT = {
     "resident": GROUND | {"model", "core", "tensors"},
     "report": GROUND | {"core.pictures", "tensors"},
     "check": GROUND | {"core.pictures"},
+    "closing": GROUND | {"tensors", "study"},
+    "orphans": GROUND | {"tensors"},
     "gpi": GROUND | {"tensors", "study"},
     "standalone": GROUND | {"model", "core", "tensors", "study"},
+    "join": GROUND | {"study"},
+    "init": GROUND | {"core.opening", "study", "join"},
+    "cost": GROUND | {"study", "resident"},
+    "cli": {"errors", "paths", "init"},
     "__init__": {"errors", "gpi", "standalone"},
 } | {name: GROUND - {name} for name in GROUND}
 HEAVY = {"torch", "diffusers", "transformers"}
