@@ -1,4 +1,4 @@
-"""Around a run: dates, disks and locks before it; lost and left files; what a failed run reports."""
+"""Around a run: dates, disks and locks before it, and lost results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from gpi_latents import joblog, paths, run
+from gpi_latents import closing, paths, run
 from gpi_latents.errors import InputError
 
 CONFIG = {
@@ -116,11 +116,11 @@ def test_a_disk_without_room_for_logs_is_named_before_a_run_and_after_it():
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", "logs"], check=True)
     try:
         run.check_writable(CONFIG)
-        assert full not in run.unfinished(CONFIG, sheet)
+        assert full not in closing.unfinished(CONFIG, sheet)
         Path("logs/filler").write_bytes(bytes(8192))
         with pytest.raises(InputError, match=full):
             run.check_writable(CONFIG)
-        assert run.unfinished(CONFIG, sheet).endswith(f"1 of 1 items were not reached: run again for them.\n{full}")
+        assert closing.unfinished(CONFIG, sheet).endswith(f"1 of 1 items were not reached: run again for them.\n{full}")
     finally:
         subprocess.run(["umount", "-l", "logs"], check=True)
 
@@ -166,7 +166,7 @@ def test_a_second_run_is_refused_until_the_first_has_ended_however_it_ends():
     assert second.exitcode == 0
 
 
-# --- Lost and left files ---
+# --- Lost results ---
 
 
 def make_blocks(monkeypatch) -> tuple[list[str], list[str]]:
@@ -192,89 +192,3 @@ def test_a_latent_is_lost_if_its_checksum_exists_and_a_picture_if_its_latent_doe
     assert run.lost_results(CONFIG, ids, checksums) == [*latents, "results/images/gen_b.png"]
     assert run.lost_results(CONFIG | {"output_image_dir": None}, ids, checksums) == latents
     assert run.lost_results(CONFIG, ids, checksums[1:]) == latents[1:]  # of a batch
-
-
-def test_files_that_belong_to_no_row_are_listed(monkeypatch, capsys):
-    ids, _ = make_blocks(monkeypatch)
-    make("results/hidden/notes.txt", "results/images/other.png", "logs/x")
-    run.print_orphans(CONFIG, ids, "logs/orphans.txt")
-    assert capsys.readouterr().out == "Every latent and picture belongs to an item.\n"
-    run.print_orphans(CONFIG, ["a", "b", "f"], "logs/orphans.txt")
-    expected = [f"results/hidden/hidden_{item_id}.pt" for item_id in "cde"]
-    expected += [f"results/images/gen_{item_id}.png" for item_id in "cde"] + ["results/checksums/2.sha256"]
-    assert capsys.readouterr().out.splitlines() == expected
-    assert Path("logs/orphans.txt").read_text().splitlines() == expected
-    without = run.orphans(CONFIG | {"output_image_dir": None}, ids[:2])
-    assert not [path for path in without if path.startswith("results/images")]
-
-
-# --- What a run reports at its end ---
-
-
-def sheet(count: int, **columns) -> pd.DataFrame:
-    ids = [f"p{number}" for number in range(count)]
-    known = {"id": ids, "image": "p.png", "prompt": "a", "negative_prompt": None, "strength": 0.5}
-    return pd.DataFrame(known | columns, index=range(2, count + 2))
-
-
-def log(path: str, text: str) -> None:
-    make(path)
-    Path(path).write_text(text)
-
-
-FINISHED = joblog.line(joblog.Finished(["prompt cut: 77 of 90 tokens", "picture grey"], [1, 4, 8, 8], 1.0, 2.0, "cpu"))
-
-
-def test_failed_items_are_listed_with_reasons_and_the_rest_is_counted():
-    make("results/model.json", "results/hidden/hidden_p0.pt")
-    log("logs/extract/p1.log", "loading the model\nnoise of a library\nerror: p.png: the picture\nis empty\n")
-    log("logs/extract/p2.log", f"working on it\n{FINISHED}\n")  # it was done, and its latent was lost later
-    assert run.unfinished(CONFIG, sheet(4)).splitlines() == [
-        "1 of 4 items failed (all in logs/failed.csv):",
-        "  - row 3, p1: p.png: the picture is empty",
-        "2 of 4 items were not reached: run again for them.",
-    ]
-    table = pd.read_csv("logs/failed.csv").to_dict("records")  # row is the tensor's, in the index table
-    assert table == [{"sheet_row": 3, "id": "p1", "image": "p.png", "reason": "p.png: the picture is empty"}]
-
-
-def test_of_many_failed_items_twenty_are_shown_and_all_are_in_the_table():
-    make("results/model.json")
-    for number in range(50):
-        log(f"logs/extract/p{number}.log", "error: bad\n")
-    lines = run.unfinished(CONFIG, sheet(50)).splitlines()
-    assert lines[0] == "50 of 50 items failed (all in logs/failed.csv):"
-    assert lines[-1] == "  ... and 30 more"
-    assert len(lines) == 22
-    assert len(pd.read_csv("logs/failed.csv")) == 50
-
-
-@pytest.mark.parametrize(
-    ("made", "expected"),
-    [
-        ([], "model\n1 of 1 items were not reached: run again for them."),
-        (["results/model.json", "results/hidden/hidden_p0.pt"], "stack\nsums"),
-        (["results/model.json", "results/hidden/hidden_p0.pt", "results/index.csv"], "values\nreport"),
-    ],
-)
-def test_if_no_item_failed_the_log_of_the_rule_that_did_is_shown(made, expected):
-    make(*made, *(f"results/report/{name}.json" for name in paths.FIGURES if name != "values"))
-    for path in ("model", "stack", "report"):
-        log(f"logs/{path}.log", path)
-    log("logs/checksums/0.log", "sums")
-    for name in paths.FIGURES:
-        log(f"logs/figure/{name}.log", name)
-    assert run.unfinished(CONFIG, sheet(1)) == expected
-
-
-def test_prompts_that_were_cut_are_listed_by_row():
-    long = "red " * 30
-    items = sheet(6, prompt=[long, "a", "a", long, long, "é" * 38], negative_prompt=["", "", long, None, None, None])
-    items["strength"] = [0.5, 0.5, 0.5, 0, 0.5, 0.5]
-    for number in range(6):
-        log(f"logs/extract/p{number}.log", FINISHED if number != 4 else "error: bad")
-    # p1 is short, p3 does not use its prompt, p4 failed
-    lines = run.cut_prompts(items).splitlines()
-    assert lines[0] == "Prompts too long for the model:"
-    assert lines[1:] == [f"  - row {row}, p{row - 2}: prompt cut: 77 of 90 tokens" for row in (2, 4, 7)]
-    assert run.cut_prompts(items[1:2]) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import time
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from gpi_latents.paths import plain
 
@@ -49,6 +51,15 @@ def read_text(path: str | Path) -> str:
         return ""
 
 
+def read_json(path: str | Path) -> dict[str, Any]:
+    """What a JSON file of ours holds; nothing if there is none, or if it is damaged."""
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def dangling_link(path: str | Path) -> str:
     """The link on the way to a file or folder that leads to nothing, in words; empty if there is none."""
     for place in (*reversed(Path(path).parents), Path(path)):
@@ -84,6 +95,11 @@ def missing_files(paths: Iterable[str]) -> set[str]:
     """Those of the paths that are no files."""
     paths = list(paths)
     return set(paths).difference(existing_files(paths))
+
+
+def empty_files(paths: Iterable[str]) -> set[str]:
+    """Those of the paths that are files without content, as `on_error: skip` leaves them for items that failed."""
+    return {path for path, entry in existing_files(paths).items() if entry.stat().st_size == 0}
 
 
 def file_problems(paths: Iterable[str]) -> dict[str, str]:

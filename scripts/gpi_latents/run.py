@@ -1,24 +1,18 @@
-"""Around a run: its lock, lost and orphaned files, what failed and why."""
+"""Around a run: what has to be so before it begins, its lock and hooks, lost results."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import glob
-import json
 import os
 import shlex
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from gpi_latents import joblog, paths
-from gpi_latents.errors import InputError, bulleted
-from gpi_latents.files import dangling_link, future_files, missing_files, write_whole
+from gpi_latents import paths
+from gpi_latents.errors import InputError
+from gpi_latents.files import dangling_link, empty_files, future_files, missing_files, remove_files
 
 
 def check_dates(config: Mapping[str, Any]) -> None:
@@ -159,28 +153,6 @@ def set_report_aside() -> None:
         os.replace(paths.REPORT, paths.EARLIER_REPORT)
 
 
-def earlier_results() -> str:
-    """That the results are those of an earlier run, as a text for the user whose run has failed; empty without any."""
-    try:
-        made = os.stat(paths.INDEX).st_mtime
-    except OSError:
-        return ""
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made))
-    report = f", its report is {paths.EARLIER_REPORT}" if os.path.exists(paths.EARLIER_REPORT) else ""
-    return f"results/ still holds the tensor and the table of the run of {when}{report}."
-
-
-def replaced_tensor(config: Mapping[str, Any]) -> str:
-    """The tensor of the run before, if it had another name, as a text for the user; empty otherwise."""
-    try:
-        before = json.loads(Path(paths.PROVENANCE).read_text(encoding="utf-8"))["config"]["stacked"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    if before == config["stacked"] or not os.path.isfile(before):
-        return ""
-    return f"{before} is the tensor of an earlier run, which the index table no longer describes: delete it."
-
-
 def lost_results(config: Mapping[str, Any], ids: Iterable[str], checksums: Iterable[str]) -> list[str]:
     """Files that are missing although what was made from them exists, which Snakemake does not ask for by itself.
 
@@ -204,68 +176,9 @@ def lost_results(config: Mapping[str, Any], ids: Iterable[str], checksums: Itera
     return lost
 
 
-def orphans(config: Mapping[str, Any], ids: Iterable[str]) -> list[str]:
-    """The files in the result folders that belong to no item of the sheet."""
-    ids = list(ids)
-    found = []
-    for path in (paths.latent_path, paths.picture_path):
-        if pattern := path(config, "*"):
-            own = {path(config, item_id) for item_id in ids}
-            folder, name = os.path.split(pattern)
-            found += sorted(str(file) for file in Path(folder).glob(name) if str(file) not in own)
-    checksums = {str(file) for file in Path().glob(paths.checksum_path("*"))}
-    return found + sorted(checksums - set(paths.checksum_paths(len(ids))))
-
-
-def print_orphans(config: Mapping[str, Any], ids: Iterable[str], log: str) -> None:
-    """Print and log the `orphans`, one per line."""
-    text = "\n".join(orphans(config, ids)) or "Every latent and picture belongs to an item."
-    write_whole(log, f"{text}\n".encode(errors="backslashreplace"))
-    print(text.encode(errors="backslashreplace").decode())
-
-
-def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
-    """What a failed run leaves to do, and why, from the logs of its jobs.
-
-    Returns:
-        A text for the user: the failed items by row and id with the reasons (the first 20; all are in
-        `paths.FAILED`, with their `sheet_row`), and how many were not reached; if no item failed, the log of the rule
-        that did.
-    """
-    latents = [paths.latent_path(config, item_id) for item_id in sheet["id"]]
-    lost = missing_files(latents)
-    missing = sheet.loc[[path in lost for path in latents]]
-    failed = missing[["id", "image"]].assign(reason=[joblog.failure(paths.item_log(each)) for each in missing["id"]])
-    failed = failed[failed["reason"] != ""]
-    texts = []
-    if not os.path.exists(paths.MODEL):
-        lines = joblog.read_own("logs/model.log").splitlines()
-        texts += [line for line in lines if not line.startswith(joblog.PROGRESS)]
-    elif missing.empty and os.path.exists(paths.INDEX):
-        # Snakemake removes what a failed job was to make.
-        names = [name for name in paths.figures(config, sheet) if not os.path.exists(f"results/report/{name}.json")]
-        report = [] if os.path.exists(paths.REPORT) else ["logs/report.log"]
-        texts += map(joblog.read_own, [*(f"logs/figure/{name}.log" for name in names), *report])
-    elif missing.empty:
-        texts += map(joblog.read_own, ["logs/stack.log", *sorted(glob.glob("logs/checksums/*.log"))])
-    if not failed.empty:
-        with contextlib.suppress(OSError):
-            write_whole(paths.FAILED, failed.to_csv(index_label="sheet_row").encode())
-        lines = [f"row {row}, {item.id}: {item.reason}" for row, item in failed.iterrows()]
-        heading = f"{len(failed)} of {len(sheet)} items failed (all in {paths.FAILED}):"
-        texts.append(bulleted(heading, lines))
-    if rest := len(missing) - len(failed):
-        texts.append(f"{rest} of {len(sheet)} items were not reached: run again for them.")
-    texts.append(unwritable(config))  # where no log can be written, the jobs themselves said nothing
-    return "\n".join(filter(None, texts))
-
-
-def cut_prompts(sheet: pd.DataFrame) -> str:
-    """Which prompts the model did not read to their end, from the logs of the items; a text for the user."""
-    # The text encoders read 77 tokens, of one byte or more.
-    long = sheet[["prompt", "negative_prompt"]].fillna("").map(lambda text: len(text.encode())).max(axis=1) > 75
-    lines = []
-    for row, item_id in sheet["id"][long & (sheet["strength"] > 0)].items():
-        if finished := joblog.read(paths.item_log(item_id)):
-            lines += [f"row {row}, {item_id}: {note}" for note in finished.notes if " cut: " in note]
-    return bulleted("Prompts too long for the model:", lines) if lines else ""
+def remove_failed(config: Mapping[str, Any], ids: Iterable[str]) -> None:
+    """Remove the empty files of items that failed: the next run finds them missing, and tries these items again."""
+    latents = {paths.latent_path(config, item_id): item_id for item_id in ids}
+    for latent in empty_files(latents):
+        picture = paths.picture_path(config, latents[latent])
+        remove_files([latent, picture] if picture else [latent])

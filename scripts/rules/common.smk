@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
 if not isinstance(workflow.current_basedir, os.PathLike):  # such as an address, where a module names one
@@ -20,8 +21,9 @@ if workflow.modifier.is_main_snakefile():
 # The package beside this file, whatever is installed; its name alone is added, since a study may have a model.py too.
 sys.path.insert(0, str(Path(workflow.current_basedir).parent))
 from gpi_latents import paths, run, slurm
+from gpi_latents.closing import Closing
 from gpi_latents.errors import InputError
-from gpi_latents.files import read_text, remove_files
+from gpi_latents.files import remove_files
 from gpi_latents.plan import remove_other_plans
 from gpi_latents.study.study import Study
 
@@ -45,13 +47,13 @@ except UnicodeEncodeError as error:  # of a path
     ) from None
 
 for note in STUDY.sheet.attrs["notes"] if workflow.is_main_process else []:
-    print(note, file=sys.stderr)
+    logger.info(note)
 
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 PYTHON = "python" if CONDA else sys.executable
 EXTRACT = STUDY.extract_command(PYTHON, workflow.resource_settings.cores)
-OLD_TENSOR = run.replaced_tensor(STUDY.config)
-STACK, CHECK = map(workflow.modifier.modify_rulename, ("stack", "check"))  # as a module, they may have other names
+STACK = workflow.modifier.modify_rulename("stack")  # as a module, it may have another name
+CLOSING = Closing(STUDY, workflow)
 MODEL = paths.MODEL  # by its name, since with rules.model.output planning grows with the square of the items
 
 
@@ -88,15 +90,6 @@ def is_stacked_by(jobs):
     return any(paths.INDEX in job.output for job in jobs)
 
 
-def show(*texts):
-    for text in filter(None, texts):
-        print(text, file=sys.stderr)
-
-
-def check_result():
-    return read_text("logs/check.txt") if CHECK in workflow.dag_settings.targets else ""
-
-
 wildcard_constraints:
     id=r"[A-Za-z0-9_-][A-Za-z0-9._-]*",
     block=r"\d+",
@@ -114,6 +107,7 @@ def begin(log=None):
         raise WorkflowError(str(error)) from None
     remove_other_plans(STUDY.plan)
     slurm.forget_submitted()
+    CLOSING.begin()
     # With --touch nothing is made, and the logs go on telling when each item was. A workflow that uses this one as a
     # module has jobs of its own.
     planned = [] if workflow.touch else [job for job in workflow.dag.needrun_jobs() if run.is_own(job)]
@@ -127,14 +121,16 @@ def begin(log=None):
 
 
 def succeed(log=None):
+    if is_stacked_by(workflow.dag.jobs):  # not so in a batch, whose failed items the last one leaves out
+        run.remove_failed(STUDY.config, STUDY.items)
     remove_files([paths.EARLIER_REPORT] if os.path.exists(paths.REPORT) else [])
-    show(check_result(), run.cut_prompts(STUDY.sheet), OLD_TENSOR)
+    logger.info(CLOSING.success(), extra={"closing": True})
 
 
 def fail(log=None):
     slurm.cancel_submitted()
-    show(run.cut_prompts(STUDY.sheet), check_result() or run.unfinished(STUDY.config, STUDY.sheet))
-    show(run.earlier_results() if is_stacked_by(workflow.dag.needrun_jobs()) else "")
+    run.remove_failed(STUDY.config, STUDY.items)
+    logger.error(CLOSING.failure(), extra={"closing": True})
 
 
 onstart:
@@ -150,3 +146,9 @@ onerror:
 
 
 run.join_hooks(workflow, onstart=begin, onsuccess=succeed, onerror=fail)
+
+# Our logger plugin says with these words what a dry run found, and leaves it to our last words why a job of ours failed.
+for handler in workflow.logger_manager.plugin_handlers:
+    if hasattr(handler, "words"):
+        handler.words = CLOSING if workflow.modifier.is_main_snakefile() else None
+        handler.rules = {name: step for step, name in CLOSING.rules.items()}

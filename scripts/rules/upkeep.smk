@@ -1,4 +1,6 @@
-"""Targets that make no results: `check` opens every picture, `orphans` lists files of rows that were removed."""
+"""Targets that make no results: `check` opens every picture, `orphans` lists files that belong to nothing any more."""
+
+from gpi_latents.orphans import write_orphans
 
 
 rule check:
@@ -20,4 +22,4 @@ rule orphans:
     log:
         "logs/orphans.txt",
     run:
-        run.print_orphans(STUDY.config, STUDY.items, log[0])
+        write_orphans(STUDY.config, STUDY.items, STUDY.figures, log[0])

@@ -1,0 +1,282 @@
+"""What the user is told at the end of a run: what there is, what was made, what failed, and what to do next."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gpi_latents import joblog, paths
+from gpi_latents.errors import TensorError, bulleted, listed
+from gpi_latents.files import missing_files, read_json, read_text, write_whole
+from gpi_latents.run import unwritable
+from gpi_latents.study.study import Study
+from gpi_latents.study.would_run import would_run
+from gpi_latents.tensors.tensor_file import open_latents
+
+RULES = ["all", "model", "extract", "checksums", "stack", "figures", "report", "check", "orphans"]
+
+
+class Closing:
+    """The words at the end of a run, and in place of one.
+
+    Args:
+        study: the study that runs.
+        workflow: Snakemake's, while it parses.
+    """
+
+    def __init__(self, study: Study, workflow: Any):
+        self.study = study
+        self.workflow = workflow
+        self.started = time.monotonic()
+        self.is_module = not workflow.modifier.is_main_snakefile()
+        rename = workflow.modifier.modify_rulename  # as a module, the rules may have other names
+        self.rules = {name: rename(name) for name in RULES}
+        self.replaced = replaced_tensor(study.config)
+        self.planned: list[str] = []
+
+    def begin(self) -> None:
+        """Note which items are about to run."""
+        self.planned = self._items(self.workflow.dag.needrun_jobs())
+
+    def success(self) -> str:
+        """For the end of a run that did all that was asked for."""
+        if self.workflow.touch:
+            return "The dates of the results are renewed; nothing was made."
+        texts = [self._listed("check"), self._listed("orphans"), *self._results()]
+        if not self._has("stack"):
+            texts.append(self._part())
+        texts += [self._counts(), cut_prompts(self.study.sheet), self.replaced]
+        if self._has("stack") and not self.is_module:
+            report = "open the report; then " if self._has("report") else ""
+            texts.append(
+                f"Next: {report}in Python: from gpi_latents import load; R, index = load({self._path('results')!r})"
+            )
+        return "\n".join(filter(None, texts))
+
+    def failure(self) -> str:
+        """For the end of a run of which a job failed, or that its user ended."""
+        study, settings = self.study, self.workflow.output_settings
+        is_whole = self._has("stack")
+        texts = [cut_prompts(study.sheet)]
+        if checked := self._listed("check"):
+            has_shown_it = settings.show_failed_logs or "rich" in settings.log_handler_settings
+            texts.append("" if has_shown_it else checked)
+        else:
+            wanted = study.sheet["id"].isin(self._items(self.workflow.dag.jobs))
+            texts.append(unfinished(study.config, study.sheet if is_whole else study.sheet[wanted]))
+        if is_whole:
+            is_stacked = not self._is_left("stack")
+            texts += self._results() if is_stacked else [earlier_results()]
+        texts.append(self._counts())
+        if not self.is_module:
+            what = "Put right what failed, then" if checked or os.path.exists(paths.FAILED) else "To go on,"
+            texts.append(f"{what} run: {command_line(self.workflow.rundir)}")
+        return "\n".join(filter(None, texts))
+
+    def nothing_to_do(self) -> str:
+        """For a run that finds everything made."""
+        if not self._has("stack"):
+            return "Everything that was asked for is up to date."
+        first, *others = self._results()
+        return "\n".join([f"Everything is up to date: {first}", *others])
+
+    def would_run(self, jobs: list[dict[str, Any]]) -> str:
+        """For a dry run; see `study.would_run`."""
+        return would_run(self.study, jobs)
+
+    def _has(self, name: str) -> bool:
+        """Whether a rule of ours belongs to what was asked for, be it to run or up to date."""
+        # With --batch, all but the last part leave the stack out.
+        return any(job.rule.name == self.rules[name] for job in self.workflow.dag.jobs)
+
+    def _is_left(self, name: str) -> bool:
+        """Whether a rule of ours is still to run."""
+        return any(job.rule.name == self.rules[name] for job in self.workflow.dag.needrun_jobs())
+
+    def _items(self, jobs: Any) -> list[str]:
+        return [job.wildcards.id for job in jobs if job.rule.name == self.rules["extract"]]
+
+    def _listed(self, name: str) -> str:
+        """What the rule `check` or `orphans` has found; empty if it was not asked for."""
+        if not self._has(name):
+            return ""
+        text = read_text(f"logs/{name}.txt")
+        if name == "check":
+            return text
+        if not (found := text.splitlines()):
+            return "Every file in the results belongs to the study as it is now."
+        count = f"{len(found)} files belong" if len(found) > 1 else "1 file belongs"
+        heading = (
+            f"{count} to nothing in the study as it is now; none was deleted (all: {self._path('logs/orphans.txt')}):"
+        )
+        return bulleted(heading, found)
+
+    def _results(self) -> list[str]:
+        """The results, and what the report says of them; nothing if they were not asked for."""
+        if not self._has("stack"):
+            return []
+        stacked = self.study.config["stacked"]
+        try:
+            shape = open_latents(stacked).shape
+        except TensorError as error:
+            return [str(error)]
+        texts = [f"{shape[0]} latents {tuple(map(int, shape))}: {self._path(stacked)}, {self._path(paths.INDEX)}"]
+        if failed := left_out():
+            row = failed[0]
+            texts.append(
+                f"{len(failed)} failed and are left out, such as row {row['sheet_row']}, {row['id']}: {row['reason']} "
+                f"(all: {self._path(paths.SKIPPED)})"
+            )
+        if self._has("report") and os.path.exists(paths.REPORT):
+            findings = report_findings()
+            first = f" ({len(findings)} thing{'s' * (len(findings) > 1)} to look at first)" if findings else ""
+            texts.append(f"Report: {self._path(paths.REPORT)}{first}")
+            texts += [each["text"] for each in findings if each["text"].startswith("The demo's model ")]
+        return texts
+
+    def _part(self) -> str:
+        """What there is of a run that does not stack."""
+        batch = self.workflow.dag_settings.batch
+        items = self._items(self.workflow.dag.jobs)
+        if batch is not None and batch.rulename == self.rules["stack"]:
+            return (
+                f"Part {batch.idx} of {batch.batches}: {len(items)} of {len(self.study.items)} items. "
+                f"Next: --batch {batch.rulename}={batch.idx + 1}/{batch.batches}"
+            )
+        if items:
+            made = f"{len(items)} of {len(self.study.items)} latents are made"
+            return f"{made}, but not stacked: run without targets for the tensor."
+        return f"The model: {self._path(paths.MODEL)}" if self._has("model") else ""
+
+    def _counts(self) -> str:
+        """How many items were made, kept and so on, and how long it took."""
+        wanted = self.study.items if self._has("stack") else self._items(self.workflow.dag.jobs)
+        if not wanted:
+            return ""
+        logs = [paths.item_log(item_id) for item_id in self.planned]
+        made = sum(joblog.read(log) is not None for log in logs)
+        failed = sum(joblog.failure(log) != "" for log in logs)
+        rest = len(logs) - made - failed
+        counts = [f"{made} made", f"{len(wanted) - len(logs)} kept", f"{failed} failed"]
+        counts += [f"{rest} not reached"] if rest else []
+        return ", ".join([*counts, duration(time.monotonic() - self.started)]) + "."
+
+    def _path(self, path: str) -> str:
+        return from_where(path, self.workflow.rundir)
+
+
+def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
+    """What a failed run leaves to do, and why, from the logs of its jobs.
+
+    Returns:
+        A text for the user: the failed items by row and id with the reasons (the first 20; all are in
+        `paths.FAILED`, with their `sheet_row`), and how many were not reached; if no item failed, the log of the rule
+        that did.
+    """
+    latents = [paths.latent_path(config, item_id) for item_id in sheet["id"]]
+    lost = missing_files(latents)
+    missing = sheet.loc[[path in lost for path in latents]]
+    failed = missing[["id", "image"]].assign(reason=[joblog.failure(paths.item_log(each)) for each in missing["id"]])
+    failed = failed[failed["reason"] != ""]
+    texts = []
+    if not os.path.exists(paths.MODEL):
+        lines = joblog.read_own("logs/model.log").splitlines()
+        texts += [line for line in lines if not line.startswith(joblog.PROGRESS)]
+    elif missing.empty and os.path.exists(paths.INDEX):
+        # Snakemake removes what a failed job was to make.
+        figures = [f"results/report/{name}.json" for name in paths.figures(config, sheet)]
+        logs = {"logs/figures.log": figures, "logs/report.log": [paths.REPORT]}
+        texts += [joblog.read_own(log) for log, made in logs.items() if missing_files(made)]
+    elif missing.empty:
+        texts += map(joblog.read_own, ["logs/stack.log", *sorted(glob.glob("logs/checksums/*.log"))])
+    if not failed.empty:
+        with contextlib.suppress(OSError):
+            write_whole(paths.FAILED, failed.to_csv(index_label="sheet_row").encode())
+        lines = [f"row {row}, {item.id}: {item.reason}" for row, item in failed.iterrows()]
+        heading = f"{len(failed)} of {len(sheet)} items failed (all in {paths.FAILED}):"
+        texts.append(bulleted(heading, lines))
+    if rest := len(missing) - len(failed):
+        texts.append(f"{rest} of {len(sheet)} items were not reached: run again for them.")
+    texts.append(unwritable(config))  # where no log can be written, the jobs themselves said nothing
+    return "\n".join(filter(None, texts))
+
+
+def cut_prompts(sheet: pd.DataFrame) -> str:
+    """Which prompts the model did not read to their end, from the logs of the items; a text for the user."""
+    # The text encoders read 77 tokens, of one byte or more.
+    long = sheet[["prompt", "negative_prompt"]].fillna("").map(lambda text: len(text.encode())).max(axis=1) > 75
+    lines = []
+    for row, item_id in sheet["id"][long & (sheet["strength"] > 0)].items():
+        if finished := joblog.read(paths.item_log(item_id)):
+            lines += [f"row {row}, {item_id}: {note}" for note in finished.notes if " cut: " in note]
+    return f"Prompts too long for the model: {listed(lines, 2)}" if lines else ""
+
+
+def earlier_results() -> str:
+    """That the results are those of an earlier run, as a text for the user whose run has failed; empty without any."""
+    try:
+        made = os.stat(paths.INDEX).st_mtime
+    except OSError:
+        return ""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made))
+    report = f", its report is {paths.EARLIER_REPORT}" if os.path.exists(paths.EARLIER_REPORT) else ""
+    return f"results/ still holds the tensor and the table of the run of {when}{report}."
+
+
+def replaced_tensor(config: Mapping[str, Any]) -> str:
+    """The tensor of the run before, if it had another name, as a text for the user; empty otherwise."""
+    before = (read_json(paths.PROVENANCE).get("config") or {}).get("stacked")
+    if not before or before == config["stacked"] or not os.path.isfile(before):
+        return ""
+    return f"{before} is the tensor of an earlier run, which the index table no longer describes: delete it."
+
+
+def from_where(path: str, start: str) -> str:
+    """A path of the study as the user can copy it: from the folder `start` where they stand if it is below it."""
+    path = os.path.abspath(path)
+    return os.path.relpath(path, start) if Path(path).is_relative_to(start) else path
+
+
+def command_line(start: str) -> str:
+    """The command that the user gave, to give again from the folder `start`.
+
+    The environment variable `GPI_COMMAND` has it where another program, such as `gpi-latents`, called Snakemake.
+    """
+    if given := os.environ.get("GPI_COMMAND"):
+        return given
+    program, *arguments = sys.argv
+    if os.path.basename(program) == "__main__.py":
+        program, arguments = sys.executable, ["-m", "snakemake", *arguments]
+    name = os.path.basename(program)
+    found = shutil.which(name)
+    program = name if found and os.path.samefile(found, program) else from_where(program, start)
+    return shlex.join([program, *arguments])
+
+
+def duration(seconds: float) -> str:
+    """A time in words, such as `1 min 26 s`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def left_out() -> list[dict[str, Any]]:
+    """The items that failed and that the results do without: `sheet_row`, `id`, `image`, `reason` of each."""
+    return read_json(paths.PROVENANCE).get("failed") or []
+
+
+def report_findings() -> list[dict[str, str]]:
+    """What the report says is to be looked at first: `text` and `section` of each."""
+    return (read_json("results/report.json").get("verdict") or {}).get("findings") or []
