@@ -187,12 +187,17 @@ def _rows(
 def _left_out(table: Table, pictures: Sequence[str]) -> list[str]:
     """Lines on rows without a picture and pictures without a row."""
     cells = table.cells(table.column)
-    rows = [f"row {row} ({cells[row]!r})" for row in table.rows if row not in table.pictures]
+    rows = [f"row {row} ({_shown(cells[row])})" for row in table.rows if row not in table.pictures]
     used = set(table.pictures.values())
-    alone = [name for name in pictures if name not in used]
+    alone = [_shown(name) for name in pictures if name not in used]
     lines = [f"{table.path} is joined by its column {table.column!r}"]
     lines += [f"Left out, {len(rows)} of its rows without a picture: {listed(rows, SHOWN)}"] if rows else []
     return lines + ([f"Left out, {len(alone)} pictures without a row: {listed(alone, SHOWN)}"] if alone else [])
+
+
+def _shown(name: str) -> str:
+    """A name as it is, if every terminal can show it in a line."""
+    return name if name.isprintable() else repr(name)
 
 
 def _settings(table: Table) -> list[str]:
@@ -206,13 +211,20 @@ def _settings(table: Table) -> list[str]:
 def _others(names: Sequence[str]) -> str:
     if not names:
         return ""
-    return f". Not taken, {len(names)} files that are no pictures (docs/pictures.md): {listed(names, SHOWN)}"
+    return (
+        f". Not taken, {len(names)} files that are no pictures (docs/pictures.md): {listed(map(_shown, names), SHOWN)}"
+    )
 
 
 def _check_paths(images: Iterable[str]) -> None:
-    problems = {image: checked("image", image)[1] for image in images}
-    if bad := [problem for problem in problems.values() if problem]:
-        raise InputError(bulleted("Rename these files or their folders, which a sheet cannot name:", bad))
+    if bad := [repr(image) for image in images if checked("image", image)[1]]:
+        raise InputError(
+            bulleted(
+                "Rename these pictures, or the folders that they are in. A path in a sheet has no braces, no line breaks, "
+                "no words in angle brackets such as <logs>, and only letters that this system's language has:",
+                bad,
+            )
+        )
 
 
 def _check(
@@ -226,7 +238,10 @@ def _check(
         try:
             read_items(load_config({"items": str(sheet), "model_id": model_id}))
         except InputError as error:
-            raise InputError(str(error).replace(str(sheet), table or SHEET)) from None
+            message = str(error).replace(str(sheet), table or SHEET)
+            if table and ", column id: " in message:
+                message += "\nIf it is a variable of your own, rename it: ids are then made from the pictures' names"
+            raise InputError(message) from None
 
 
 def _csv(lines: Iterable[list[str]], separator: str) -> bytes:

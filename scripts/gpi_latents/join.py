@@ -67,7 +67,7 @@ def joined_table(path: str, pictures: Sequence[str], folder: str, by: str | None
     names = _Names(pictures, folder)
     found = {column: names.find(table.cells(column)) for column in ([by] if by else table.header)}
     table.column = by or _column_of_names(table, found, pictures)
-    table.pictures = _one_each(table, found[table.column])
+    table.pictures = _one_each(table, found[table.column], os.path.basename(names.folder))
     return table
 
 
@@ -138,7 +138,7 @@ def _is_one_to_one(found: Mapping[int, list[str]]) -> bool:
     return len(pictures) == len(set(pictures)) == len(found)
 
 
-def _one_each(table: Table, found: Mapping[int, list[str]]) -> dict[int, str]:
+def _one_each(table: Table, found: Mapping[int, list[str]], folder: str) -> dict[int, str]:
     """The picture of each row, if no row may mean several and no picture has several rows."""
     problems = []
     cells = table.cells(table.column)
@@ -146,7 +146,7 @@ def _one_each(table: Table, found: Mapping[int, list[str]]) -> dict[int, str]:
     for row, pictures in found.items():
         if len(pictures) > 1:
             several = " or ".join(pictures[:3])
-            problems.append(f"row {row}: {cells[row]!r} may be {several}: write its folder and suffix too")
+            problems.append(f"row {row}: {cells[row]!r} may be {several}: write {folder}/{pictures[0]} for the first")
         elif (earlier := first.setdefault(pictures[0], row)) != row:
             problems.append(f"row {row}: {cells[row]!r} is the picture {pictures[0]!r} of row {earlier} already")
     if problems:
