@@ -1,20 +1,28 @@
-"""The report: one job per figure, then one HTML file."""
+"""The report: all figures in one job, then one HTML file."""
 
 
-rule figure:
+def map_color(wildcards):
+    """The column that colours the map, without `<`, which could end a script in the page of `snakemake --report`."""
+    return (STUDY.config["report_color"] or "").replace("<", "‹")
+
+
+rule figures:
     input:
         tensor=STUDY.config["stacked"],
         index="results/index.csv",
     output:
-        report(
-            "results/report/{figure}.png",
-            caption="../gpi_latents/report/templates/captions.rst",
-            category=lambda wildcards: paths.FIGURES[wildcards.figure][1],
-            labels=lambda wildcards: {"figure": paths.FIGURES[wildcards.figure][0]},
-        ),
-        "results/report/{figure}.json",
+        [
+            report(
+                f"results/report/{name}.png",
+                caption=f"../gpi_latents/report/templates/caption_{name}.rst",
+                category=paths.FIGURES[name][1],
+                labels={"figure": paths.FIGURES[name][0]},
+            )
+            for name in STUDY.figures
+        ],
+        expand("results/report/{figure}.{kind}", figure=STUDY.figures, kind=["svg", "json"]),
     log:
-        "logs/figure/{figure}.log",
+        "logs/figures.log",
     conda:
         "../../envs/environment.yaml"
     resources:
@@ -24,12 +32,12 @@ rule figure:
         color=map_color,
         command=command("figures.py"),
     shell:
-        "{params.command} --figure {wildcards.figure} --index {input.index:q} --output {output:q} > {log:q} 2>&1"
+        "{params.command} --index {input.index:q} --folder results/report > {log:q} 2>&1"
 
 
 rule report:
     input:
-        expand("results/report/{figure}.{kind}", figure=STUDY.figures, kind=["png", "json"]),
+        rules.figures.output,
         provenance="results/provenance.json",
     output:
         "results/report.html",

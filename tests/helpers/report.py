@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from gpi_latents.core.pictures import fit_picture, open_picture
 from gpi_latents.recipe import canonical
 from gpi_latents.report import page
 from gpi_latents.report.facts import Results
-from gpi_latents.report.figures import draw as draw_figure
+from gpi_latents.report.figures import draw_all
 from gpi_latents.study.settings import load_config
 from PIL import Image
 
@@ -126,20 +127,23 @@ def write_log(item_id: str, seconds: float, total_seconds: float, device: str) -
 
 
 def draw_figures(results: Results, names: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Draw figures, as scripts/figures.py does, by default all; returns their facts."""
+    """Draw all figures, or some, as scripts/figures.py does, none from an earlier run; returns their facts."""
     Path("plan").mkdir(exist_ok=True)
     Path("plan/config.json").write_text(canonical(results.config))
     results.index.to_csv(paths.INDEX, index=False)
     folder = Path("results/report")
     folder.mkdir(exist_ok=True)
-    facts = {}
-    for name in names or paths.figures(results.config, results.index):
-        picture, words = folder / f"{name}.png", folder / f"{name}.json"
-        assert draw_figure(name, Path("plan"), Path(paths.INDEX), picture, words).startswith(f"drew {name} of ")
-        with Image.open(picture) as drawn:
+    shutil.rmtree(paths.PLANS, ignore_errors=True)
+    names = list(names or paths.figures(results.config, results.index))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "figures", lambda config, columns: names)
+        lines = draw_all(Path("plan"), Path(paths.INDEX), folder).splitlines()
+    assert lines == [f"drew {name} of {len(results.index)} items" for name in names]
+    for name in names:
+        with Image.open(folder / f"{name}.png") as drawn:
             drawn.load()
-        facts[name] = json.loads(words.read_text())
-    return facts
+        ElementTree.parse(folder / f"{name}.svg")
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 
 
 def build_page(results: Results) -> Page:

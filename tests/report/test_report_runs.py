@@ -23,12 +23,12 @@ def copy(demo, tmp_path) -> Study:
 
 def report_jobs(run) -> dict[str, int]:
     """Planned jobs of the report's rules, beside `Run.jobs`."""
-    table = re.findall(r"^ *(figure|report) +(\d+) *$", run.output, re.MULTILINE)
+    table = re.findall(r"^ *(figures|report) +(\d+) *$", run.output, re.MULTILINE)
     return run.jobs | {rule: int(count) for rule, count in table}
 
 
 def test_the_demo_ends_with_a_report(demo):
-    assert report_jobs(demo.first)["figure"] == len(paths.FIGURES)
+    assert report_jobs(demo.first)["figures"] == 1
     assert report_jobs(demo.first)["report"] == 1
     html = (demo.folder / "results/report.html").read_text(encoding="utf-8")
     assert len(html) < 3_000_000
@@ -42,8 +42,10 @@ def test_the_demo_ends_with_a_report(demo):
     assert "strength 0.7: a purple square" in page.text
     assert "treatment" in page.text
     assert "diffusers 0." in page.text
-    for log in [*(f"figure/{name}" for name in paths.FIGURES), "report"]:
-        assert (demo.folder / f"logs/{log}.log").read_text().startswith(("drew", "wrote"))
+    assert (demo.folder / "logs/figures.log").read_text().splitlines() == [
+        f"drew {name} of {len(index)} items" for name in paths.FIGURES
+    ]
+    assert (demo.folder / "logs/report.log").read_text().startswith("wrote")
 
 
 def test_snakemakes_own_report_holds_the_figures_with_captions(demo, tmp_path):
@@ -98,13 +100,13 @@ def test_a_path_that_could_run_something_in_snakemakes_report_is_refused(study, 
 
 def test_what_makes_the_report_again(copy):
     copy.config(report=True, report_color="size")
-    assert report_jobs(copy.run()) == {"figure": 1, "report": 1}
+    assert report_jobs(copy.run()) == {"figures": 1, "report": 1}
     assert "<b>size</b>" in (copy.folder / "results/report.html").read_text()
     sheet = pd.read_csv(copy.folder / "config/items.csv", dtype=str, keep_default_na=False)
     sheet.loc[0, "treatment"] = "2"
     copy.sheet(sheet.to_dict("records"))
     planned = report_jobs(copy.run("--dry-run"))
-    assert planned == {"stack": 1, "figure": len(paths.FIGURES), "report": 1}
+    assert planned == {"stack": 1, "figures": 1, "report": 1}
     (copy.folder / "results/report.html").unlink()
     copy.config(report=False)
     assert report_jobs(copy.run("--dry-run")) == {"stack": 1}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from gpi_latents import paths
+from gpi_latents import joblog, paths
 from gpi_latents.core.pictures import open_picture
 from gpi_latents.errors import ItemError
 from gpi_latents.plan import has_draws
@@ -27,10 +28,12 @@ class Results:
     Attributes:
         config: the workflow's.
         index: the index table, every cell a text.
+        shared: what several figures need, by its name, once it is known.
     """
 
     config: dict[str, Any]
     index: pd.DataFrame
+    shared: dict[str, Any] = field(default_factory=dict)
 
     @property
     def stacked(self) -> str:
@@ -47,6 +50,19 @@ class Results:
         """int (items,): the row of each item's first draw."""
         item = self.index["item" if has_draws(self.index) else "id"]
         return np.flatnonzero(~item.duplicated())
+
+    @cached_property
+    def logs(self) -> dict[int, joblog.Finished]:
+        """What the items' jobs reported, by row; not of items without a log."""
+        found = {row: joblog.read(paths.item_log(item_id)) for row, item_id in enumerate(self.index["id"])}
+        return {row: log for row, log in found.items() if log}
+
+    @property
+    def components(self) -> measures.Map:
+        """The principal components of the latents."""
+        if "components" not in self.shared:
+            self.shared["components"] = measures.principal_components(self.stacked)
+        return self.shared["components"]
 
     def pair(self, row: int) -> Pair:
         """An item's two pictures, if pictures are decoded; raises ItemError as `measures.pair` does."""

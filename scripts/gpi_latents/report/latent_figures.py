@@ -22,7 +22,7 @@ MOST_CATEGORIES = 7
 
 def latent_map(results: Results) -> tuple[Figure, dict[str, Any]]:
     """The latents on their first two principal components, coloured by a column."""
-    found = measures.principal_components(results.stacked)
+    found = results.components
     column = color_column(results)
     facts: dict[str, Any] = {
         "of": len(results.index),
@@ -92,7 +92,7 @@ def draw_map(found: measures.Map, cells: pd.Series | None, groups: list[Group]) 
     size = style.dot_size(len(x))
     hollow: dict[str, Any] = {"facecolors": "none", "edgecolors": style.GREY, "linewidths": 0.7}
     for number, group in enumerate(groups):
-        color = style.GREY if group.kind == "others" else style.PALETTE[number % len(style.PALETTE)]
+        color = style.GREY if group.kind == "others" else style.COLORS[number % len(style.COLORS)]
         looks = hollow if group.kind == "blank" else {"c": color, "linewidths": 0}
         label = f"{style.cut(group.name, 30)} ({group.members.sum():,})"
         marker = style.MARKERS[number % len(style.MARKERS)]
@@ -185,7 +185,7 @@ def duplicates(results: Results) -> tuple[Figure, dict[str, Any]]:
     """Items whose latents are the same, or nearly so; of an item with several draws, the first is compared."""
     groups = results.index.iloc[results.firsts].groupby("sha256", sort=False).indices.values()
     same = sorted((list(results.firsts[group]) for group in groups if len(group) > 1), key=lambda group: group[0])
-    found = measures.neighbours(results.stacked, measures.principal_components(results.stacked), results.firsts)
+    found = measures.neighbours(results.stacked, results.components, results.firsts)
     digests = results.index["sha256"].to_numpy()
     differ = digests[found.rows] != digests[found.nearest]
     pairs: dict[tuple[int, int], float] = {}

@@ -92,7 +92,7 @@ def by_item(results: Results) -> tuple[pd.DataFrame, np.ndarray]:
 
     An item with several draws has the mean of their scores, so that no draw helps to predict another.
     """
-    scores = measures.principal_components(results.stacked).scores.astype(np.float64)
+    scores = results.components.scores.astype(np.float64)
     if not has_draws(results.index):
         return results.index, scores
     numbers, _ = pd.factorize(results.index["item"])

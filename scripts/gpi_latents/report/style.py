@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 import warnings
 
 import matplotlib
@@ -12,15 +13,26 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-WIDTH = 8.0  # inches of a figure, which fill a printed page
+WIDTH = 4.5  # inches of a figure; its letters of 8 points are 9 pixels on a telephone
 DPI = 150
 THUMBNAIL = 144  # pixels
-# Okabe and Ito's colours (2008), which colour-blind people can distinguish; in print the markers do that.
-PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"]
-BLUE, ORANGE, _, _, SKY, RED, _ = PALETTE
+# The figures' colours on a light and on a dark ground; in the page each is a CSS variable of its name. Those of groups
+# are Okabe and Ito's (2008), which colour-blind people can distinguish; in print the markers do that.
+PALETTE = {
+    "blue": ("#0072B2", "#4AA8E0"),
+    "orange": ("#E69F00", "#F0B030"),
+    "green": ("#009E73", "#2FC79B"),
+    "pink": ("#CC79A7", "#E39CC3"),
+    "sky": ("#56B4E9", "#7CC6F0"),
+    "red": ("#D55E00", "#F5803E"),
+    "ink": ("#222222", "#E8E8E8"),
+    "grey": ("#8A8A8A", "#9A9A9A"),
+    "grid": ("#E6E6E6", "#3A3D40"),
+    "paper": ("#FFFFFF", "#16181B"),
+}
+BLUE, ORANGE, GREEN, PINK, SKY, RED, INK, GREY, GRID, PAPER = (light for light, _ in PALETTE.values())
+COLORS = [BLUE, ORANGE, GREEN, PINK, SKY, RED, INK]  # of groups
 MARKERS = ["o", "^", "s", "D", "v", "P", "X"]
-GREY = "#8A8A8A"
-INK = "#222222"
 # For letters that Matplotlib's own font lacks, where one of these is installed.
 OTHER_FONTS = [
     "Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Droid Sans Fallback",
@@ -31,32 +43,32 @@ OTHER_FONTS = [
 def apply() -> None:
     """Set Matplotlib's looks; the user's texts are never read as mathematics."""
     installed = set(matplotlib.font_manager.get_font_names())
-    matplotlib.rc("font", family=["DejaVu Sans", *(name for name in OTHER_FONTS if name in installed)], size=9)
+    matplotlib.rc("font", family=["DejaVu Sans", *(name for name in OTHER_FONTS if name in installed)], size=8)
     matplotlib.rc("text", parse_math=False, color=INK)
     matplotlib.rc("axes", labelcolor=INK, edgecolor=GREY, grid=True, axisbelow=True)
     matplotlib.rc("axes.spines", top=False, right=False)
-    matplotlib.rc("grid", color="#E6E6E6", linewidth=0.6)
-    matplotlib.rc(("xtick", "ytick"), color=INK)
+    matplotlib.rc("grid", color=GRID, linewidth=0.6)
+    matplotlib.rc(("xtick", "ytick"), color=INK, labelsize=8)
     matplotlib.rc("legend", frameon=False, fontsize=8)
     warnings.filterwarnings("ignore", message="Glyph .* missing from")
 
 
 def new_figure(height: float) -> Figure:
     """An empty figure, its height in inches."""
-    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+    return Figure(figsize=(WIDTH, height), dpi=2 * DPI, layout="constrained")
 
 
 def text_figure(text: str) -> Figure:
     """A figure that only says why there is nothing to draw."""
-    figure = Figure(figsize=(WIDTH, 1.2), dpi=DPI)
-    figure.text(0.5, 0.5, text, ha="center", va="center", size=10)
+    figure = Figure(figsize=(WIDTH, 0.9), dpi=2 * DPI)
+    figure.text(0.5, 0.5, textwrap.fill(text, 60), ha="center", va="center")
     return figure
 
 
-def thumbnail(picture: Image.Image) -> str:
-    """A small copy of a picture as a data URI."""
+def thumbnail(picture: Image.Image, side: int = THUMBNAIL) -> str:
+    """A small copy of a picture, its longer side at most `side` pixels, as a data URI."""
     small = picture.copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=82, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
