@@ -13,15 +13,17 @@ PACKAGE = Path(__file__).resolve().parent
 SCRIPTS = PACKAGE.parent
 # In a clone of the repository, or where pip has installed the package.
 DEMO_MODEL = next((path for path in [SCRIPTS.parent / "config/demo/model"] if path.is_dir()), PACKAGE / "demo_model")
+DEMO_PICTURES = SCRIPTS.parent / "config/demo/images"
 
 MODEL = "results/model.json"
 INDEX = "results/index.csv"
 PROVENANCE = "results/provenance.json"
 REPORT = "results/report.html"
+REPORT_JSON = "results/report.json"
 EARLIER_REPORT = "results/report.earlier.html"
 CHECK = "results/check.csv"
 FAILED = "logs/failed.csv"  # after a run that failed
-SKIPPED = "results/failed.csv"  # what on_error: skip left out
+SKIPPED = "results/failed.csv"  # the items that on_error: skip left out
 PLANS = ".snakemake/gpi-latents"
 DIGESTS = f"{PLANS}/digests.json"  # of a local model's files and of pictures that may have changed
 FOLDERS = ["results", "results/checksums", "results/report"]  # besides those that the config chooses
@@ -73,6 +75,11 @@ def figures(config: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
     left_out = set() if config["output_image_dir"] else {"Pictures"}
     left_out |= set() if "treatment" in columns else {"Treatment"}
     return [name for name, (_, kind) in FIGURES.items() if kind not in left_out]
+
+
+def drawn(figure: str) -> str:
+    """The file that keeps a figure for later runs."""
+    return f"{PLANS}/{figure}.figure.json"
 
 
 def block(latents: list[str], number: int) -> list[str]:
