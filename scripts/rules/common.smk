@@ -80,12 +80,6 @@ def model_files(wildcards):
     return STUDY.model_files
 
 
-def map_color(wildcards):
-    """The column that colours the map, without `<`, which could end a script in the page of `snakemake --report`."""
-    column = STUDY.config["report_color"] if wildcards.figure == "map" else None
-    return column and column.replace("<", "‹")
-
-
 def is_stacked_by(jobs):
     return any(paths.INDEX in job.output for job in jobs)
 
@@ -93,7 +87,6 @@ def is_stacked_by(jobs):
 wildcard_constraints:
     id=r"[A-Za-z0-9_-][A-Za-z0-9._-]*",
     block=r"\d+",
-    figure="|".join(paths.FIGURES),
 
 
 workflow.localrules(*map(workflow.modifier.modify_rulename, ("all", "model", "checksums", "orphans")))
