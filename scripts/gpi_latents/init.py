@@ -220,8 +220,8 @@ def _check_paths(images: Iterable[str]) -> None:
     if bad := [repr(image) for image in images if checked("image", image)[1]]:
         raise InputError(
             bulleted(
-                "Rename these pictures, or the folders that they are in. A path in a sheet has no braces, no line breaks, "
-                "no words in angle brackets such as <logs>, and only letters that this system's language has:",
+                "Rename these pictures, or the folders that they are in. A path in a sheet has no braces, no line "
+                "breaks, no words in angle brackets such as <logs>, and only letters that this system's language has:",
                 bad,
             )
         )
