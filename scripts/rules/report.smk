@@ -41,6 +41,7 @@ rule report:
         provenance="results/provenance.json",
     output:
         "results/report.html",
+        "results/report.json",
     log:
         "logs/report.log",
     conda:
