@@ -77,10 +77,10 @@ lock: .venv/dev
 	  sed -n 's/^\([a-z0-9].*==.*\)$$/      - \1/p' envs/requirements.txt; } > envs/environment.yaml
 
 # The package itself comes without its dependencies, so that the pins are those of the requirements.
-.venv/run: envs/requirements.txt pyproject.toml
+.venv/run: envs/requirements.txt pyproject.toml scripts/plugins/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement envs/requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --editable . --editable scripts/plugins
 	touch .venv/run
 
 .venv/gpi: .venv/run envs/requirements-gpi.txt

@@ -15,7 +15,7 @@ from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["snakemake.cli", "snakemake.report.html_reporter", "snakemake_logger_plugin_rich.handler", "pydantic", "pandas"]
+    ["snakemake.cli", "snakemake.report.html_reporter", "rich.console", "rich.table", "pydantic", "pandas"]
 )
 
 

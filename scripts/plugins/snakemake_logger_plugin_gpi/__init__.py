@@ -36,12 +36,16 @@ CHATTER = (
     "Shutting down, this might take some time",
     "Singularity containers: ignored",
     "Some jobs were triggered by provenance information",
+    "Submitted group job",
+    "Submitted job",
     "This was a dry-run",
     "Using shell",
     "WorkflowError:\nAt least one job did not complete successfully",
     "--keep-incomplete mode is set",
 )
 METADATA = "provenance/metadata so that it in part"  # after a number of jobs
+STOPPED = "Terminating processes on user request"
+FAILED_COMMAND = "RuleException:\nCalledProcessError"
 NOTHING = "Nothing to be done"
 # Counted, not printed.
 COUNTED = {
@@ -120,10 +124,8 @@ class LogHandler(LogHandlerBase):
 
     def close(self) -> None:
         """End the display; the terminal is as it was."""
-        self.ended.set()
-        if self.ticker.ident:
-            self.ticker.join()
-        with contextlib.suppress(Exception):
+        with self.lock or contextlib.nullcontext(), contextlib.suppress(Exception):
+            self.ended.set()
             self.area.erase()
             self._end_dry_run()
             steps, self.steps = self.steps, ""  # Python closes handlers once more at its end
@@ -136,7 +138,8 @@ class LogHandler(LogHandlerBase):
         if getattr(record, "closing", False):
             self.ended.set()
             self.steps = ""
-            self.area.say(record.getMessage())
+            if text := record.getMessage():
+                self.area.say(text)
             return
         failure = self._count(event, record)
         if self.is_verbose or (event in (LogEvent.JOB_INFO, LogEvent.SHELLCMD) and self.common_settings.printshellcmds):
@@ -187,7 +190,8 @@ class LogHandler(LogHandlerBase):
                 {"rule": record.rule_name, "wildcards": dict(record.wildcards or {}), "reason": record.reason}
             )
             return
-        self.progress.start(record.jobid, record.rule_name, record.wildcards, next(iter(record.log), ""))
+        log, command = next(iter(record.log), ""), record.shellcmd or ""
+        self.progress.start(record.jobid, record.rule_name, record.wildcards or {}, log, command)
         if self.shows_progress and not self.ticker.ident:
             self.ticker.start()
         if self.progress.has_others():
@@ -198,20 +202,29 @@ class LogHandler(LogHandlerBase):
             self.area.erase()
 
     def _tell(self, failure: str) -> None:
-        if failure and self.failures_told < FAILURES and not self.quiet & {"RULES", "PROGRESS"}:
-            self.failures_told += 1
-            text = f"failed: {failure}"
-            width = self.area.console.width
-            self.area.say(text if len(text) <= width or not self.area.is_terminal else f"{text[: width - 1]}…")
+        is_quiet = self.ended.is_set() or self.quiet & {"RULES", "PROGRESS"}
+        if not failure or is_quiet or self.failures_told == FAILURES:
+            return
+        self.failures_told += 1
+        text = f"failed: {failure}"
+        width = self.area.console.width
+        self.area.say(text if len(text) <= width or not self.area.is_terminal else f"{text[: width - 1]}…")
 
     def _tell_message(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
+        if text.startswith(STOPPED):
+            self.ended.set()
         if text.startswith("This was a dry-run"):
             self._end_dry_run()
         elif text.startswith(NOTHING) and self.words is not None:
             self.area.say(self.words.nothing_to_do())
-        elif not text.startswith(CHATTER) and METADATA not in text:
+        elif not text.startswith(CHATTER) and METADATA not in text and not self._is_of_failure(text):
             self._print(record)
+
+    def _is_of_failure(self, text: str) -> bool:
+        """Whether a message, which comes before the record of a failed job, is about one of ours."""
+        is_shown = self.common_settings.show_failed_logs
+        return text.startswith(FAILED_COMMAND) and not is_shown and self.progress.is_of_ours(text)
 
     def _print(self, record: logging.LogRecord) -> None:
         """Print a record as Snakemake does."""

@@ -46,13 +46,11 @@ class Area:
 
     def draw(self, doing: str, words: str, part: float | None) -> None:
         """Show the line: what is happening, a bar for the part that is done, from 0 to 1, and how far it is."""
-        grid = Table.grid(padding=(0, 1), expand=True)
-        for _ in range(2):
-            grid.add_column(no_wrap=True)
-        grid.add_column(ratio=1)
-        grid.add_column(no_wrap=True)
-        bar = "" if part is None else ProgressBar(total=1.0, completed=part)
-        grid.add_row(self.spinner, Text(doing, style="bold"), bar, Text(words))
+        bar = [] if part is None else [ProgressBar(total=1.0, completed=part, width=min(30, self.console.width // 4))]
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(self.spinner, Text(doing, style="bold"), *bar, Text(words))
+        for column in grid.columns:
+            column.no_wrap = True
         with self.console.capture() as line:
             self.console.print(grid, width=self.console.width - 1, end="")
         self.console.file.write(f"{ERASE}{BELOW}{line.get().rstrip()}{BACK}")

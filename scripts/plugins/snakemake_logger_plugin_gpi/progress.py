@@ -29,6 +29,7 @@ class Job:
     step: str  # its name in STEPS; empty for a rule of another workflow
     name: str  # to call it by, such as an item's id
     log: str
+    command: str
 
 
 class Progress:
@@ -69,14 +70,12 @@ class Progress:
             parts.append(f"and {', '.join(others)}")
         return "; ".join(parts or others)
 
-    def start(self, number: int, rule: str, wildcards: Mapping[str, str], log: str) -> Job:
+    def start(self, number: int, rule: str, wildcards: Mapping[str, str], log: str, command: str) -> None:
         step = self.steps.get(rule, "")
-        self.running[number] = job = Job(rule, step, next(iter((wildcards or {}).values()), rule), log)
+        self.running[number] = Job(rule, step, next(iter(wildcards.values()), rule), log, command)
         if step == "extract":
             self._in_flight = max(self._in_flight, len(self._items()))
-            if not self.done["extract"] and not self._began:
-                self._began = self.clock()
-        return job
+            self._began = self._began or self.clock()
 
     def finish(self, number: int) -> str:
         """Count a job that ended well; returns why its item failed, if the study skips what fails."""
@@ -108,6 +107,10 @@ class Progress:
     def has_others(self) -> bool:
         """Whether a rule runs that may print to the terminal, since it is not ours."""
         return any(not job.step for job in self.running.values())
+
+    def is_of_ours(self, message: str) -> bool:
+        """Whether a message is about the command of one of our jobs."""
+        return any(job.step and job.command and job.command in message for job in self.running.values())
 
     def current(self) -> tuple[str, str, float | None]:
         """What is happening now, how far it is, and the part that is done, from 0 to 1; None if that is not known."""
