@@ -111,7 +111,6 @@ def test_a_disk_without_room_for_logs_is_named_before_a_run_and_after_it():
     sheet = pd.DataFrame({"id": ["a"], "image": ["a.png"]})
     for name in ("results", "logs"):
         Path(name).mkdir()
-    Path(paths.MODEL).touch()
     full = f"Results cannot be written to {os.getcwd()}/logs: No space left on device"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", "logs"], check=True)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import shlex
 import shutil
@@ -55,7 +54,7 @@ class Closing:
         texts = [self._listed("check"), self._listed("orphans"), *self._results()]
         if not self._has("stack"):
             texts.append(self._part())
-        texts += [self._counts(), cut_prompts(self.study.sheet), self.replaced]
+        texts += [self._counts(), cut_prompts(self._sheet()), self.replaced]
         if self._has("stack") and not self.is_module:
             report = "open the report; then " if self._has("report") else ""
             texts.append(
@@ -65,21 +64,20 @@ class Closing:
 
     def failure(self) -> str:
         """For the end of a run of which a job failed, or that its user ended."""
-        study, settings = self.study, self.workflow.output_settings
-        is_whole = self._has("stack")
-        texts = [cut_prompts(study.sheet)]
-        if checked := self._listed("check"):
-            has_shown_it = settings.show_failed_logs or "rich" in settings.log_handler_settings
-            texts.append("" if has_shown_it else checked)
-        else:
-            wanted = study.sheet["id"].isin(self._items(self.workflow.dag.jobs))
-            texts.append(unfinished(study.config, study.sheet if is_whole else study.sheet[wanted]))
-        if is_whole:
-            is_stacked = not self._is_left("stack")
+        settings = self.workflow.output_settings
+        left = [job for job in self.workflow.dag.needrun_jobs() if job.rule.name in self.rules.values()]
+        texts = [cut_prompts(self._sheet())]
+        if not (settings.show_failed_logs or "rich" in settings.log_handler_settings):  # which have shown them
+            # The run began without these logs, so those that are there are of jobs that failed.
+            texts += [job_log(log) for job in left if job.rule.name != self.rules["extract"] for log in job.log]
+        texts.append(unfinished(self.study.config, self._sheet()))
+        if self._has("stack"):
+            is_stacked = self.rules["stack"] not in {job.rule.name for job in left}
             texts += self._results() if is_stacked else [earlier_results()]
-        texts.append(self._counts())
+        counts = self._counts()
+        texts.append(counts and f"Items: {counts}")
         if not self.is_module:
-            what = "Put right what failed, then" if checked or os.path.exists(paths.FAILED) else "To go on,"
+            what = "Put right what failed, then" if os.path.exists(paths.FAILED) or self._has("check") else "To go on,"
             texts.append(f"{what} run: {command_line(self.workflow.rundir)}")
         return "\n".join(filter(None, texts))
 
@@ -92,19 +90,20 @@ class Closing:
 
     def would_run(self, jobs: list[dict[str, Any]]) -> str:
         """For a dry run; see `study.would_run`."""
-        return would_run(self.study, jobs)
+        return would_run(self.study, jobs) or self.nothing_to_do()
 
     def _has(self, name: str) -> bool:
         """Whether a rule of ours belongs to what was asked for, be it to run or up to date."""
         # With --batch, all but the last part leave the stack out.
         return any(job.rule.name == self.rules[name] for job in self.workflow.dag.jobs)
 
-    def _is_left(self, name: str) -> bool:
-        """Whether a rule of ours is still to run."""
-        return any(job.rule.name == self.rules[name] for job in self.workflow.dag.needrun_jobs())
-
     def _items(self, jobs: Any) -> list[str]:
         return [job.wildcards.id for job in jobs if job.rule.name == self.rules["extract"]]
+
+    def _sheet(self) -> pd.DataFrame:
+        """The items that were asked for."""
+        sheet = self.study.sheet
+        return sheet if self._has("stack") else sheet[sheet["id"].isin(self._items(self.workflow.dag.jobs))]
 
     def _listed(self, name: str) -> str:
         """What the rule `check` or `orphans` has found; empty if it was not asked for."""
@@ -155,19 +154,18 @@ class Closing:
             )
         if items:
             made = f"{len(items)} of {len(self.study.items)} latents are made"
-            return f"{made}, but not stacked: run without targets for the tensor."
+            return f"{made}, but not stacked: leave targets and --until out for the tensor."
         return f"The model: {self._path(paths.MODEL)}" if self._has("model") else ""
 
     def _counts(self) -> str:
         """How many items were made, kept and so on, and how long it took."""
-        wanted = self.study.items if self._has("stack") else self._items(self.workflow.dag.jobs)
-        if not wanted:
+        if not (wanted := len(self._sheet())):
             return ""
         logs = [paths.item_log(item_id) for item_id in self.planned]
         made = sum(joblog.read(log) is not None for log in logs)
         failed = sum(joblog.failure(log) != "" for log in logs)
         rest = len(logs) - made - failed
-        counts = [f"{made} made", f"{len(wanted) - len(logs)} kept", f"{failed} failed"]
+        counts = [f"{made} made", f"{wanted - len(logs)} kept", f"{failed} failed"]
         counts += [f"{rest} not reached"] if rest else []
         return ", ".join([*counts, duration(time.monotonic() - self.started)]) + "."
 
@@ -175,13 +173,18 @@ class Closing:
         return from_where(path, self.workflow.rundir)
 
 
+def job_log(path: str) -> str:
+    """Why a job of another rule than `extract` failed."""
+    lines = joblog.read_own(path).splitlines()
+    return "\n".join(line for line in lines if not line.startswith(joblog.PROGRESS))
+
+
 def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
-    """What a failed run leaves to do, and why, from the logs of its jobs.
+    """Which items of a run that failed are not done, and why, from the logs of their jobs.
 
     Returns:
         A text for the user: the failed items by row and id with the reasons (the first 20; all are in
-        `paths.FAILED`, with their `sheet_row`), and how many were not reached; if no item failed, the log of the rule
-        that did.
+        `paths.FAILED`, with their `sheet_row`), and how many were not reached.
     """
     latents = [paths.latent_path(config, item_id) for item_id in sheet["id"]]
     lost = missing_files(latents)
@@ -189,16 +192,6 @@ def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
     failed = missing[["id", "image"]].assign(reason=[joblog.failure(paths.item_log(each)) for each in missing["id"]])
     failed = failed[failed["reason"] != ""]
     texts = []
-    if not os.path.exists(paths.MODEL):
-        lines = joblog.read_own("logs/model.log").splitlines()
-        texts += [line for line in lines if not line.startswith(joblog.PROGRESS)]
-    elif missing.empty and os.path.exists(paths.INDEX):
-        # Snakemake removes what a failed job was to make.
-        figures = [f"results/report/{name}.json" for name in paths.figures(config, sheet)]
-        logs = {"logs/figures.log": figures, "logs/report.log": [paths.REPORT]}
-        texts += [joblog.read_own(log) for log, made in logs.items() if missing_files(made)]
-    elif missing.empty:
-        texts += map(joblog.read_own, ["logs/stack.log", *sorted(glob.glob("logs/checksums/*.log"))])
     if not failed.empty:
         with contextlib.suppress(OSError):
             write_whole(paths.FAILED, failed.to_csv(index_label="sheet_row").encode())
