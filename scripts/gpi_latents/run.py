@@ -151,6 +151,7 @@ def set_report_aside() -> None:
     """Give the report of the run before another name: the results that it describes are about to be replaced."""
     if os.path.exists(paths.REPORT):
         os.replace(paths.REPORT, paths.EARLIER_REPORT)
+    remove_files([paths.REPORT_JSON])
 
 
 def lost_results(config: Mapping[str, Any], ids: Iterable[str], checksums: Iterable[str]) -> list[str]:

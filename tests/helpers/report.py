@@ -150,5 +150,6 @@ def build_page(results: Results) -> Page:
     """Write the report of figures that are drawn, as scripts/report.py does."""
     origin = {"model": {"model_id": "demo"}, "recipe_version": 1, "software": {}, "config": results.config}
     Path(paths.PROVENANCE).write_text(json.dumps(origin))
-    page.build(paths.figures(results.config, results.index), Path(paths.PROVENANCE), Path(paths.REPORT))
+    files = [Path(path) for path in (paths.PROVENANCE, paths.REPORT, paths.REPORT_JSON)]
+    page.build(paths.figures(results.config, results.index), *files)
     return check_page(Path(paths.REPORT).read_text(encoding="utf-8"))

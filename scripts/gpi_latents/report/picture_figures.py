@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from gpi_latents import joblog
 from gpi_latents.errors import ItemError
 from gpi_latents.report import measures, style
 from gpi_latents.report.facts import NAMED, Results
@@ -17,26 +21,81 @@ from gpi_latents.report.measures import Pair
 
 SHEET_ITEMS = 48
 SHEET_COLUMNS = 4
-SHEET_SIDE = 138  # pixels
+SHEET_SIDE = 138  # pixels in the figure
+CARD_SIDE = 256  # pixels on the page, where a card can be enlarged
+MOST_GROUPS = 6  # values of the treatment that are shown alike
+WORST_SHARE = 0.1  # of the items at strength 0 that are shown as the worst
 MEASURED = 800  # items whose pictures are compared
 
 
 def contact_sheet(results: Results) -> tuple[Figure, dict[str, Any]]:
-    """Inputs beside decoded pictures, an evenly spaced choice of the items above strength 0 and of the others.
+    """Inputs beside decoded pictures of some items, as `chosen` chooses and orders them.
 
     Of an item with several draws, the first can be chosen.
     """
-    edited = results.edited[results.firsts]
-    kinds = [results.firsts[edited], results.firsts[~edited]]
-    most = max(SHEET_ITEMS - min(map(len, kinds)), SHEET_ITEMS // 2)
-    chosen = sorted(np.concatenate([kind[measures.evenly_spaced(len(kind), most)] for kind in kinds]))
     entries, shown = [], []
     unreadable: list[dict[str, Any]] = []
-    for label, pair in _pairs(results, chosen, unreadable):
-        shown.append(label | {"pictures": [*map(style.thumbnail, pair)]})
+    boxes = {row: padding_box(log) for row, log in results.logs.items()}
+    columns = [name for name in ("treatment", "outcome") if name in results.index]
+    for label, pair in _pairs(results, chosen(results), unreadable):
         # Only small pictures are kept, so that memory does not grow with the size of the large ones.
-        entries.append((label, Pair(*(style.fitted(picture, SHEET_SIDE) for picture in pair))))
-    return draw_sheet(entries), {"of": len(results.firsts), "shown": shown, "unreadable": unreadable}
+        small = Pair(*(style.fitted(picture, min(CARD_SIDE, max(picture.size))) for picture in pair))
+        box = boxes.get(label["row"])
+        if box:
+            small = small._replace(seen=without_padding(small.seen, box))
+        entries.append((label, Pair(*(style.fitted(picture, SHEET_SIDE) for picture in small))))
+        label |= {name: results.index[name].iloc[label["row"]] for name in columns}
+        uris = [style.thumbnail(picture, CARD_SIDE) for picture in small]
+        shown.append(label | {"padded": box is not None, "pictures": uris})
+    facts = {
+        "of": len(results.firsts),
+        "padded": sum(boxes.get(row) is not None for row in results.firsts),
+        "shown": shown,
+        "unreadable": unreadable,
+    }
+    return draw_sheet(entries), facts
+
+
+def chosen(results: Results) -> list[int]:
+    """At most `SHEET_ITEMS` rows, evenly spaced among edited items and others, and in each group of the treatment.
+
+    They alternate between these, so that all of them show at the top.
+    """
+    firsts = results.index.iloc[results.firsts]
+    kinds = [pd.Series(results.edited[results.firsts], firsts.index)]
+    if "treatment" in firsts and firsts["treatment"].nunique() <= MOST_GROUPS:
+        kinds.append(firsts["treatment"])
+    groups = [results.firsts[places] for _, places in sorted(firsts.groupby(kinds).indices.items())]
+    shares, left = {}, SHEET_ITEMS
+    for done, number in enumerate(sorted(range(len(groups)), key=lambda number: len(groups[number]))):
+        shares[number] = min(len(groups[number]), -(-left // (len(groups) - done)))
+        left -= shares[number]
+    some = [rows[measures.evenly_spaced(len(rows), shares[number])] for number, rows in enumerate(groups)]
+    return [int(row) for turn in itertools.zip_longest(*some) for row in turn if row is not None]
+
+
+def padding_box(log: joblog.Finished) -> tuple[float, float, float, float] | None:
+    """Where a padded picture is in what the model saw of it: left, top, right and bottom, each a share of 0 to 1.
+
+    None if nothing was padded. Around it its own borders are reflected.
+    """
+    words = " ".join([*log.done, *log.notes])
+    padded = re.search(r"reflected to (\d+) x (\d+)", words)
+    inner = re.search(r"resized to (\d+) x (\d+)", words) or re.search(r"(\d+) x (\d+)", words)
+    if not (padded and inner):
+        return None
+    sides = [(int(inside), int(whole)) for inside, whole in zip(inner.groups(), padded.groups(), strict=True)]
+    begins = [(whole - inside) // 2 / whole for inside, whole in sides]
+    ends = [begin + inside / whole for begin, (inside, whole) in zip(begins, sides, strict=True)]
+    return begins[0], begins[1], ends[0], ends[1]
+
+
+def without_padding(picture: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
+    """A copy of a picture that is grey, by three quarters, outside the box of `padding_box`."""
+    left, top, right, bottom = (round(share * side) for share, side in zip(box, picture.size * 2, strict=True))
+    marked = Image.blend(picture, Image.new("RGB", picture.size, "#8A8A8A"), 0.75)
+    marked.paste(picture.crop((left, top, right, bottom)), (left, top))
+    return marked
 
 
 def draw_sheet(entries: list[tuple[dict[str, Any], Pair]]) -> Figure:
@@ -77,11 +136,15 @@ def reconstruction(results: Results) -> tuple[Figure, dict[str, Any]]:
         measured.append(label | {"psnr": round(psnr, 2), "ssim": round(ssim, 4)})
     still = sorted((one for one in measured if one["strength"] == 0), key=lambda one: one["psnr"])
     edited = sorted((one for one in measured if one["strength"] > 0), key=lambda one: one["psnr"])
+    worst = still[: min(NAMED, max(1, int(WORST_SHARE * len(still))))]
     facts = {
         "of": len(results.index),
         "measured": len(measured),
         "items": measured,
-        "worst": [one | {"pictures": [*map(style.thumbnail, results.pair(one["row"]))]} for one in still[:NAMED]],
+        "worst": [
+            one | {"pictures": [style.thumbnail(picture, CARD_SIDE) for picture in results.pair(one["row"])]}
+            for one in worst
+        ],
         "edited": edited,
         "unreadable": unreadable,
         "medians": {key: float(np.median([one[key] for one in still])) for key in ("psnr", "ssim")} if still else None,
