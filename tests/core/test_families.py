@@ -255,3 +255,18 @@ def test_another_vae_takes_the_place_of_the_models(checkpoints, tmp_path):
             mean, std = (torch.tensor(vae.config[name]).view(1, 4, 1, 1) for name in ("latents_mean", "latents_std"))
             expected = (z - mean) * 0.5 / std
         assert torch.equal(latent, expected)
+
+
+def test_stable_diffusion_3_saved_without_t5_gives_the_pipelines_latent(checkpoints, tmp_path):
+    """Its authors' way to save memory; diffusers loads such a folder only if it is told that these parts are none."""
+    none = {"text_encoder_3": None, "tokenizer_3": None}
+    kind = PIPELINES["stable-diffusion-3"]
+    kind.from_pretrained(families.model("stable-diffusion-3", checkpoints), **none).save_pretrained(tmp_path)
+    pipeline = kind.from_pretrained(tmp_path, **none)
+    pipeline.own = pipeline.scheduler
+    model = Model(tmp_path)
+    recipe = edited(0.5)
+    picture, _ = model.prepare(PHOTOS[0], recipe)
+    latent = model.latent(picture, recipe)
+    assert torch.equal(latent, by_pipeline(pipeline, picture, given(0.5)))
+    assert model.prompt_notes(recipe) == []

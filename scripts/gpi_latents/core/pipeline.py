@@ -139,9 +139,9 @@ class Pipelines:
         transformers.utils.logging.disable_progress_bar()
         given: dict[str, Any] = {"vae": self.vae}
         for part, (library, kind) in ((part, found) for part, found in index.items() if isinstance(found, list)):
-            if part in NOT_LOADED:
+            if part in NOT_LOADED or kind is None:  # none: Stable Diffusion 3 saved without its T5
                 given[part] = None
-            elif kind and part.startswith(("unet", "transformer", "text_encoder")):
+            elif part.startswith(("unet", "transformer", "text_encoder")):
                 module = transformers if library == "transformers" else diffusers
                 given[part] = self._load_part(self.folder / part, getattr(module, kind))
         if "requires_safety_checker" in index:
