@@ -236,7 +236,7 @@ class Fuzz:
                 output, _ = run.communicate(LONGEST_RUN)
             except subprocess.TimeoutExpired:
                 raise Failure(f"the next run hangs after {what}") from None
-            if "Nothing to be done" in output:
+            if "up to date" in output:
                 break
             if "--unlock" in output:
                 self.study.run("--unlock")

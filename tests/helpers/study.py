@@ -103,6 +103,7 @@ class Study:
         return self.started[-1]
 
     def run(self, *arguments: str, cores: int = 2, fails: bool = False) -> Run:
+        logs = set(self.folder.glob(".snakemake/log/*.log"))
         process = self.start(*arguments, cores=cores)
         try:
             output = process.communicate(timeout=400)[0]
@@ -110,7 +111,8 @@ class Study:
             process.kill()
             raise
         assert (process.returncode != 0) == fails, output
-        return Run(output)
+        log = "".join(path.read_text() for path in set(self.folder.glob(".snakemake/log/*.log")) - logs)
+        return Run(output, log)
 
     def plan(self, *arguments: str) -> set[str]:
         """What would run, as `extract p0`, `stack` and so on; not `all` and the checksums."""
@@ -139,14 +141,15 @@ class Study:
 
 
 class Run:
-    """What Snakemake printed."""
+    """What Snakemake printed, and its own log, which has the job statistics; of a dry run only --verbose prints them."""
 
-    def __init__(self, output: str):
+    def __init__(self, output: str, log: str):
         self.output = output
+        self.log = log
         self.text = " ".join(output.split())
 
     @property
     def jobs(self) -> dict[str, int]:
         """Planned jobs per rule, from the job statistics."""
-        table = re.findall(r"^ *(all|model|extract|stack) +(\d+) *$", self.output, re.MULTILINE)
-        return {rule: int(count) for rule, count in table if rule != "all"}
+        table = re.findall(r"^ *(model|extract|stack|figures|report) +(\d+) *$", self.output + self.log, re.MULTILINE)
+        return {rule: int(count) for rule, count in table}

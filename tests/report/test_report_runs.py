@@ -21,15 +21,9 @@ def copy(demo, tmp_path) -> Study:
     return copied
 
 
-def report_jobs(run) -> dict[str, int]:
-    """Planned jobs of the report's rules, beside `Run.jobs`."""
-    table = re.findall(r"^ *(figures|report) +(\d+) *$", run.output, re.MULTILINE)
-    return run.jobs | {rule: int(count) for rule, count in table}
-
-
 def test_the_demo_ends_with_a_report(demo):
-    assert report_jobs(demo.first)["figures"] == 1
-    assert report_jobs(demo.first)["report"] == 1
+    assert demo.first.jobs["figures"] == 1
+    assert demo.first.jobs["report"] == 1
     html = (demo.folder / "results/report.html").read_text(encoding="utf-8")
     assert len(html) < 3_000_000
     page = check_page(html)
@@ -100,16 +94,16 @@ def test_a_path_that_could_run_something_in_snakemakes_report_is_refused(study, 
 
 def test_what_makes_the_report_again(copy):
     copy.config(report=True, report_color="size")
-    assert report_jobs(copy.run()) == {"figures": 1, "report": 1}
+    assert copy.run().jobs == {"figures": 1, "report": 1}
     assert "<b>size</b>" in (copy.folder / "results/report.html").read_text()
     sheet = pd.read_csv(copy.folder / "config/items.csv", dtype=str, keep_default_na=False)
     sheet.loc[0, "treatment"] = "2"
     copy.sheet(sheet.to_dict("records"))
-    planned = report_jobs(copy.run("--dry-run"))
+    planned = copy.run("--dry-run", "--verbose").jobs
     assert planned == {"stack": 1, "figures": 1, "report": 1}
     (copy.folder / "results/report.html").unlink()
     copy.config(report=False)
-    assert report_jobs(copy.run("--dry-run")) == {"stack": 1}
+    assert copy.run("--dry-run", "--verbose").jobs == {"stack": 1}
     copy.config(report=True, report_color="sizee")
     run = copy.run("--dry-run", fails=True)
     assert "has no column 'sizee': did you mean 'size'?" in run.text

@@ -109,7 +109,7 @@ def check(study: Study, expected: set[str]) -> None:
     times = {path: path.stat().st_mtime_ns for path in watched if path.exists()}
     run = study.run()
     assert run.jobs.get("extract", 0) == sum(name.startswith("extract") for name in expected)
-    assert ("Nothing to be done" in run.text) == (not expected)
+    assert ("up to date" in run.text) == (not expected)
     written = {path.stem.removeprefix("hidden_") for path, time in times.items() if path.stat().st_mtime_ns != time}
     known = {path.stem.removeprefix("hidden_") for path in times}
     assert written == known & {"latents" if name == "stack" else name.removeprefix("extract ") for name in expected}

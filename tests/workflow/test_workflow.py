@@ -20,7 +20,7 @@ from PIL import Image
 
 def test_the_demo_ends_with_latents_pictures_tensor_and_table(demo):
     sheet = pd.read_csv(ROOT / "config/items.csv", dtype=str, keep_default_na=False)
-    assert demo.first.jobs == {"model": 1, "extract": len(sheet), "stack": 1}
+    assert demo.first.jobs == {"model": 1, "extract": len(sheet), "stack": 1, "figures": 1, "report": 1}
     stacked = torch.load(demo.folder / "results/latents.pt", weights_only=True)
     assert stacked.dtype == torch.float32
     assert stacked.shape == (len(sheet), 4, 8, 8)
