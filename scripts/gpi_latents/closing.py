@@ -22,7 +22,7 @@ from gpi_latents.study.study import Study
 from gpi_latents.study.would_run import would_run
 from gpi_latents.tensors.tensor_file import open_latents
 
-RULES = ["all", "model", "extract", "checksums", "stack", "figures", "report", "check", "orphans"]
+RULES = ["all", "model", "extract", "checksums", "stack", "figures", "report", "check", "plan", "orphans"]
 
 
 class Closing:
@@ -51,7 +51,7 @@ class Closing:
         """For the end of a run that did all that was asked for."""
         if self.workflow.touch:
             return "The dates of the results are renewed; nothing was made."
-        texts = [self._listed("check"), self._listed("orphans"), *self._results()]
+        texts = [*map(self._listed, ("check", "plan", "orphans")), *self._results()]
         if not self._has("stack"):
             texts.append(self._part())
         texts += [self._counts(), cut_prompts(self._sheet()), self.replaced]
@@ -64,10 +64,9 @@ class Closing:
 
     def failure(self) -> str:
         """For the end of a run of which a job failed, or that its user ended."""
-        settings = self.workflow.output_settings
         left = [job for job in self.workflow.dag.needrun_jobs() if job.rule.name in self.rules.values()]
         texts = [cut_prompts(self._sheet())]
-        if not (settings.show_failed_logs or "rich" in settings.log_handler_settings):  # which have shown them
+        if not self.workflow.output_settings.show_failed_logs:  # Snakemake has then shown them
             # The run began without these logs, so those that are there are of jobs that failed.
             texts += [job_log(log) for job in left if job.rule.name != self.rules["extract"] for log in job.log]
         texts.append(unfinished(self.study.config, self._sheet()))
@@ -106,11 +105,11 @@ class Closing:
         return sheet if self._has("stack") else sheet[sheet["id"].isin(self._items(self.workflow.dag.jobs))]
 
     def _listed(self, name: str) -> str:
-        """What the rule `check` or `orphans` has found; empty if it was not asked for."""
+        """What the rule `check`, `plan` or `orphans` has found; empty if it was not asked for."""
         if not self._has(name):
             return ""
         text = read_text(f"logs/{name}.txt")
-        if name == "check":
+        if name != "orphans":
             return text
         if not (found := text.splitlines()):
             return "Every file in the results belongs to the study as it is now."
@@ -155,7 +154,7 @@ class Closing:
         if items:
             made = f"{len(items)} of {len(self.study.items)} latents are made"
             return f"{made}, but not stacked: leave targets and --until out for the tensor."
-        return f"The model: {self._path(paths.MODEL)}" if self._has("model") else ""
+        return f"The model: {self._path(paths.MODEL)}" if self._has("model") and not self._has("plan") else ""
 
     def _counts(self) -> str:
         """How many items were made, kept and so on, and how long it took."""

@@ -1,4 +1,5 @@
-"""Targets that make no results: `check` opens every picture, `orphans` lists files that belong to nothing any more."""
+"""Targets that make no results: `check` opens every picture, `plan` times three items, `orphans` lists files that belong
+to nothing any more."""
 
 from gpi_latents.orphans import write_orphans
 
@@ -16,6 +17,28 @@ rule check:
         command=command("check.py"),
     shell:
         "{params.command} --threads {threads} > {log:q} 2>&1"
+
+
+# How many items a run has in flight: as many as there are cores, and slots of the profile.
+IN_FLIGHT = [workflow.global_resources[name].value for name in {"_cores", "gpu"} & {*workflow.global_resources}]
+
+
+rule plan:
+    input:
+        model=MODEL,
+    log:
+        "logs/plan.txt",
+    conda:
+        "../../envs/environment.yaml"
+    threads: min(filter(None, IN_FLIGHT), default=1)
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=60,
+    params:
+        command=command("cost.py"),
+    shell:
+        "{params.command} --workers {threads} > {log:q} 2>&1"
 
 
 rule orphans:
