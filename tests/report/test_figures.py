@@ -13,7 +13,7 @@ import pytest
 from gpi_latents.errors import InputError
 from gpi_latents.report import measures
 from gpi_latents.report.facts import NAMED
-from gpi_latents.report.latent_figures import color_column, color_groups
+from gpi_latents.report.latent_map import color_column, color_groups
 from helpers.report import draw_figures, random_latents
 from helpers.study import ROOT
 
@@ -46,8 +46,8 @@ def test_the_worst_items_are_shown_and_edited_ones_apart(drawn):
     found = facts["reconstruction"]
     assert {one["id"] for one in found["edited"]} == {"p4", "p9"}
     assert found["edited"][0]["psnr"] <= found["edited"][1]["psnr"]
-    assert {one["id"] for one in found["worst"][:6]} == {f"p{number}" for number in range(14, 40, 5)}
-    assert len(found["worst"]) == NAMED
+    assert len(found["worst"]) == 3  # a tenth
+    assert {one["id"] for one in found["worst"]} < {f"p{number}" for number in range(14, 40, 5)}
     assert found["worst"][0]["psnr"] <= found["worst"][1]["psnr"] < 30
     assert len(found["items"]) == 40
     best = next(one for one in found["items"] if one["id"] == "p0")

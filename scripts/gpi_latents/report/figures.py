@@ -23,7 +23,8 @@ from gpi_latents.plan import read_config
 from gpi_latents.recipe import canonical
 from gpi_latents.report import style, svg
 from gpi_latents.report.facts import Results, read_index
-from gpi_latents.report.latent_figures import channel_values, color_column, duplicates, latent_map, run_times
+from gpi_latents.report.latent_figures import channel_values, duplicates, run_times
+from gpi_latents.report.latent_map import color_column, latent_map
 from gpi_latents.report.overlap import is_blank, overlap
 from gpi_latents.report.picture_figures import contact_sheet, reconstruction
 from gpi_latents.tensors.tensor_file import open_latents
@@ -124,7 +125,7 @@ def draw(name: str, results: Results, digest: str) -> dict[str, Any]:
     """Draw a figure.
 
     Returns:
-        Its `facts`, `drawn_from` the digest among them; `svg`, a text; and `png`, in base64. They are kept on disk, too.
+        Its `facts`, with the digest as `drawn_from`; `svg`, a text; and `png`, in base64. A file keeps them, too.
     """
     figure, facts = FIGURES[name].draw(results)
     png = io.BytesIO()
@@ -146,9 +147,11 @@ def drawn_before(name: str, digest: str) -> dict[str, Any] | None:
 
 
 def origin(results: Results, files: list[str]) -> str:
-    """SHA-256 of all that decides a figure: the table, whose `sha256` are those of the latents, the config, the dates of
-    the files, and the workflow's code."""
-    config = {key: value for key, value in results.config.items() if key != "report_color"}  # its column is in the table
+    """SHA-256 of all that decides a figure: the config, the table, which has the latents' SHA-256, the dates of the
+    files, and the workflow's code."""
+    config = {
+        key: value for key, value in results.config.items() if key != "report_color"
+    }  # its column is in the table
     parts = [code_digest(), canonical(config), results.index.to_csv(index=False), canonical([*map(date, files)])]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

@@ -2,124 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gpi_latents import joblog, paths
-from gpi_latents.errors import InputError
-from gpi_latents.plan import MISSING, has_draws
-from gpi_latents.report import measures, style
+from gpi_latents import paths
+from gpi_latents.plan import has_draws
+from gpi_latents.report import measures, style, svg
 from gpi_latents.report.facts import NAMED, Results
 from gpi_latents.tensors.tensor_file import open_latents
 
-MOST_CATEGORIES = 7
-
-
-def latent_map(results: Results) -> tuple[Figure, dict[str, Any]]:
-    """The latents on their first two principal components, coloured by a column."""
-    found = results.components
-    column = color_column(results)
-    facts: dict[str, Any] = {
-        "of": len(results.index),
-        "column": column,
-        "sampled": found.sampled,
-        "shares": [float(share) for share in found.shares[:10]],
-    }
-    if not len(found.shares):
-        return style.text_figure("Fewer than two different latents: there is nothing to map."), facts
-    cells = results.index[column] if column else None
-    everything = [Group("items", np.ones(len(results.index), bool))]
-    facts["kind"], groups = ("none", everything) if cells is None else color_groups(cells)
-    return draw_map(found, cells, groups), facts
-
-
-def color_column(results: Results) -> str | None:
-    """The column that colours the map: the config's, else `treatment` if there is one, else none."""
-    chosen = results.config["report_color"]
-    if chosen is not None and chosen not in results.index:
-        raise InputError(f"key report_color: the index table has no column {chosen!r}")
-    return chosen or ("treatment" if "treatment" in results.index else None)
-
-
-class Group(NamedTuple):
-    """Items that are drawn alike: `members` is bool (N,), `kind` is `category`, `others` or `blank`."""
-
-    name: str
-    members: np.ndarray
-    kind: str = "category"
-
-
-def color_groups(column: pd.Series) -> tuple[str, list[Group]]:
-    """How a column is shown.
-
-    Returns:
-        `numbers`, for more than `MOST_CATEGORIES` different ones (and blanks); or `categories` with their groups: the
-        frequent ones, by number or by size, then the others together, then the blank ones.
-    """
-    texts = column.str.strip()
-    blank = texts.isin(MISSING).to_numpy()
-    counts = texts[~blank].value_counts()
-    numbers = pd.to_numeric(counts.index.to_series(), errors="coerce")
-    numeric = len(counts) > 0 and bool(np.isfinite(numbers).all())
-    if numeric and len(counts) > MOST_CATEGORIES:
-        return "numbers", []
-    names = list(counts.index)
-    if len(names) > MOST_CATEGORIES:
-        names = names[: MOST_CATEGORIES - 1]
-    elif numeric:
-        names = sorted(names, key=float)
-    groups = [Group(name, (texts == name).to_numpy()) for name in names]
-    rest = ~blank & ~texts.isin(names).to_numpy()
-    groups += [Group(f"{len(counts) - len(names)} others", rest, "others")] if rest.any() else []
-    groups += [Group("blank", blank, "blank")] if blank.any() else []
-    return "categories", groups
-
-
-def draw_map(found: measures.Map, cells: pd.Series | None, groups: list[Group]) -> Figure:
-    """A dot per item, coloured by groups or, if there are none, by the numbers in a column's cells."""
-    figure = style.new_figure(4.6)
-    axes, scree = figure.subplots(1, 2, width_ratios=[3, 1])
-    x = found.scores[:, 0]
-    y = found.scores[:, 1] if found.scores.shape[1] > 1 else np.zeros_like(x)
-    axes.set_xlabel(f"1st principal component ({found.shares[0]:.0%} of the variance)")
-    axes.set_ylabel(f"2nd ({found.shares[1]:.0%})" if len(found.shares) > 1 else "there is no 2nd")
-    axes.margins(0.06)
-    size = style.dot_size(len(x))
-    hollow: dict[str, Any] = {"facecolors": "none", "edgecolors": style.GREY, "linewidths": 0.7}
-    for number, group in enumerate(groups):
-        color = style.GREY if group.kind == "others" else style.COLORS[number % len(style.COLORS)]
-        looks = hollow if group.kind == "blank" else {"c": color, "linewidths": 0}
-        label = f"{style.cut(group.name, 30)} ({group.members.sum():,})"
-        marker = style.MARKERS[number % len(style.MARKERS)]
-        axes.scatter(x[group.members], y[group.members], label=label, marker=marker, s=size, alpha=0.75, **looks)
-    if cells is not None and groups:
-        handles, labels = axes.get_legend_handles_labels()
-        title, larger = style.cut(str(cells.name), 60), max(1.0, (20 / size) ** 0.5)
-        figure.legend(handles, labels, title=title, loc="outside lower center", ncols=3, markerscale=larger)
-    elif cells is not None:
-        numbers = pd.to_numeric(cells, errors="coerce").to_numpy(float)
-        blank = np.isnan(numbers)
-        axes.scatter(x[blank], y[blank], s=size, **hollow)
-        drawn = axes.scatter(x[~blank], y[~blank], s=size, c=numbers[~blank], cmap="viridis", alpha=0.85, linewidths=0)
-        bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.7, aspect=40, pad=0.02)
-        bar.set_label(style.cut(str(cells.name), 60) + (f" (hollow: {blank.sum()} blank)" if blank.any() else ""))
-        if bar.solids is not None:
-            bar.solids.set_alpha(1)
-    _draw_shares(scree, found.shares[:10])
-    return figure
-
-
-def _draw_shares(axes: Axes, shares: np.ndarray) -> None:
-    places = range(1, len(shares) + 1)
-    axes.bar(places, 100 * shares, color=style.SKY)
-    axes.plot(places, 100 * np.cumsum(shares), color=style.INK, marker="o", markersize=3, linewidth=1)
-    axes.set(xlabel="principal component", ylabel="% of the variance (line: together)", ylim=(0, 105))
-    axes.set_xticks(places if len(shares) < 6 else places[::3])
+MOST_AT_ONCE = 1000  # items on the machines of a cluster; with more, dates cannot be those of the run
 
 
 def channel_values(results: Results) -> tuple[Figure, dict[str, Any]]:
@@ -153,31 +50,42 @@ def channel_values(results: Results) -> tuple[Figure, dict[str, Any]]:
         ],
         "far": measures.FAR,
     }  # fmt: skip
-    return draw_values(found, {kind: np.abs(distances) > measures.FAR for kind, distances in far.items()}), facts
+    outlying = {kind: np.abs(distances) > measures.FAR for kind, distances in far.items()}
+    return draw_values(found, outlying, results.index["id"]), facts
 
 
-def draw_values(found: measures.Values, outlying: dict[str, np.ndarray]) -> Figure:
-    """A histogram per channel, and a dot per item for its mean and its spread; `outlying` is bool (N, C) of each."""
-    channels = found.means.shape[1]
-    figure = style.new_figure(1.3 + 0.5 * channels)
-    panels = figure.subplots(1, 3, sharey=True, width_ratios=[2, 1, 1])
+def draw_values(found: measures.Values, outlying: dict[str, np.ndarray], ids: pd.Series) -> Figure:
+    """A histogram per channel, and a dot per item for its mean and its spread; `outlying` is bool (N, C) of each.
+
+    Of many dots, those that are no outliers are one picture.
+    """
+    count, channels = found.means.shape
+    figure = style.new_figure(1 + 0.42 * channels)
+    panels = figure.subplots(1, 3, sharey=True, width_ratios=[1.4, 1, 1])
     random = np.random.default_rng(0)
+    many = 2 * count * channels > style.MOST_POINTS
+    usual: dict[str, Any] = {"c": style.BLUE, "alpha": 0.5, "s": style.dot_size(count) / 3, "rasterized": many}
+    unusual: dict[str, Any] = {"c": style.RED, "marker": "^", "s": 16}
     for channel in range(channels):
         heights = 0.85 * found.counts[channel] / max(1, found.counts[channel].max())
         panels[0].stairs(channel - heights, found.edges[channel], baseline=channel, fill=True, color=style.SKY)
-        for panel, table, bad in zip(panels[1:], (found.means, found.stds), outlying.values(), strict=True):
-            values, bad = table[:, channel], bad[:, channel]
-            places = channel - 0.42 + random.uniform(-0.3, 0.3, len(values))
-            size = style.dot_size(len(values)) / 3
-            panel.scatter(values[~bad], places[~bad], s=size, c=style.BLUE, alpha=0.5, linewidths=0)
-            panel.scatter(values[bad], places[bad], s=16, c=style.RED, marker="^", linewidths=0)
+        for panel, table, (kind, bad) in zip(panels[1:], (found.means, found.stds), outlying.items(), strict=True):
+            values: np.ndarray = table[:, channel]
+            outlies = bad[:, channel]
+            places = channel - 0.42 + random.uniform(-0.3, 0.3, count)
+            tips = [f"{item} (row {row}), {kind} {values[row]:.3g}" for row, item in enumerate(ids)]
+            some = np.flatnonzero(outlies)[: style.MOST_POINTS // (2 * channels)]
+            for rows, looks in ((np.flatnonzero(~outlies), usual), (some, unusual)):
+                dots = panel.scatter(values[rows], places[rows], linewidths=0, **looks)
+                svg.add_tips(dots, rows, [tips[row] for row in rows])
     if any(bad.any() for bad in outlying.values()):
         panels[2].scatter([], [], s=16, c=style.RED, marker="^", label="outlier")
         figure.legend(loc="outside upper right")
     panels[0].set(ylabel="channel", yticks=range(channels), ylim=(channels - 0.5, -1.05))
-    for panel, label in zip(panels, ("values of the latents", "each item's mean", "each item's spread"), strict=True):
+    for panel, label in zip(panels, ("values", "mean of an item", "spread of an item"), strict=True):
         panel.set_xlabel(label)
         panel.grid(axis="y", visible=False)
+        panel.locator_params(axis="x", nbins=4)
     return figure
 
 
@@ -212,7 +120,7 @@ def duplicates(results: Results) -> tuple[Figure, dict[str, Any]]:
     }
     if not len(found.rows):
         return style.text_figure("Fewer than two different latents: none has a neighbour."), facts
-    return draw_distances(found.distances), facts
+    return draw_distances(found.distances, results.index["id"].iloc[found.rows]), facts
 
 
 def same_draws(index: pd.DataFrame) -> int:
@@ -220,53 +128,95 @@ def same_draws(index: pd.DataFrame) -> int:
     return index["item"][index.duplicated(["item", "sha256"])].nunique() if has_draws(index) else 0
 
 
-def draw_distances(distances: np.ndarray) -> Figure:
-    """A histogram of the distances to the nearest neighbours."""
-    figure = style.new_figure(3.2)
+def draw_distances(distances: np.ndarray, ids: pd.Series) -> Figure:
+    """A histogram of the distances (n,) to the nearest neighbours of items with these ids."""
+    figure = style.new_figure(2.6)
     axes = figure.subplots()
     top, limit = 100 * max(1.0, float(distances.max())), 100 * measures.NEAR
-    axes.hist(100 * distances, bins=list(np.linspace(0, top, 61)), color=style.SKY, edgecolor="white", linewidth=0.3)
+    edges = np.linspace(0, top, 41)
+    counts, _ = np.histogram(100 * distances, edges)
+    bars = axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=style.SKY, ec=style.PAPER, linewidth=0.3)
+    places = np.digitize(100 * distances, edges[1:-1])
+    svg.add_bar_tips(
+        bars, [f"{interval(edges, place, ' %')}: {named(list(ids[places == place]))}" for place in range(len(bars))]
+    )
     axes.locator_params(axis="y", integer=True)
     axes.axvline(limit, color=style.RED, linestyle="--", linewidth=1)
     above: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "va": "bottom"}
-    axes.text(limit, 1.01, "left of this: near-duplicates", size=8, color=style.RED, **above)
-    label = "distance of an item to its nearest other, in % of the typical distance between two items"
-    axes.set(xlabel=label, ylabel="items", xlim=(0, top))
+    axes.text(limit, 1.01, "left of this: near-duplicates", color=style.RED, **above)
+    axes.set(xlabel="distance to the nearest other item, in % of the typical one", ylabel="items", xlim=(0, top))
     return figure
 
 
+def interval(edges: np.ndarray, place: int, unit: str) -> str:
+    """What a bar of a histogram spans."""
+    return f"{edges[place]:.3g} to {edges[place + 1]:.3g}{unit}"
+
+
+def named(ids: list[str]) -> str:
+    """The number of items, and their ids if there are few."""
+    few = f" ({', '.join(ids)})" if 0 < len(ids) <= 5 else ""
+    return f"{len(ids):,} item{'' if len(ids) == 1 else 's'}{few}"
+
+
 def run_times(results: Results) -> tuple[Figure, dict[str, Any]]:
-    """How long the items took, from their logs."""
-    found = {row: joblog.read(paths.item_log(item_id)) for row, item_id in enumerate(results.index["id"])}
-    known = {row: log for row, log in found.items() if log}
+    """How long the items took, from their logs.
+
+    Facts: `of` all items how many have a log, `known`, and how many of these are on each of the `devices`. In seconds
+    of computing, the `median`, the `total` and the `slowest`. By the dates of the logs, the seconds in which any of
+    them was in work, `wall`, and so how many were made `per_minute`; None where these are not the dates of the run.
+    """
+    known = results.logs
     devices = Counter(log.device for log in known.values())
-    facts: dict[str, Any] = {"of": len(found), "known": len(known), "devices": devices}
+    facts: dict[str, Any] = {"of": len(results.index), "known": len(known), "devices": devices}
     if not known:
         return style.text_figure("No item's log has a run time."), facts
     seconds = np.array([log.seconds for log in known.values()])
+    ends = [os.stat(paths.item_log(results.index["id"][row])).st_mtime for row in known]
+    wall = busy_seconds(np.array(ends), np.array([log.total_seconds for log in known.values()]))
+    sensible = wall > 0 and wall >= seconds.sum() / MOST_AT_ONCE
     facts |= {
         "median": float(np.median(seconds)),
         "total": float(seconds.sum()),
+        "wall": wall if sensible else None,
+        "per_minute": 60 * len(known) / wall if sensible else None,
         "slowest": [
             results.item_label(row) | {"seconds": known[row].seconds, "whole": known[row].total_seconds}
             for row in sorted(known, key=lambda row: -known[row].seconds)[:5]
         ],
     }
-    return draw_run_times(seconds, results.edited[list(known)]), facts
+    rows = list(known)
+    return draw_run_times(seconds, results.edited[rows], results.index["id"].iloc[rows]), facts
 
 
-def draw_run_times(seconds: np.ndarray, edited: np.ndarray) -> Figure:
-    """A histogram of the seconds (N,), those of `edited` items, bool (N,), in another colour."""
-    figure = style.new_figure(2.8)
+def busy_seconds(ends: np.ndarray, lengths: np.ndarray) -> float:
+    """How long any of some intervals lasted, which may overlap, with their ends and lengths in seconds."""
+    total, until = 0.0, -np.inf
+    for begin, end in sorted(zip(ends - lengths, ends, strict=True)):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return float(total)
+
+
+def draw_run_times(seconds: np.ndarray, edited: np.ndarray, ids: pd.Series) -> Figure:
+    """A histogram of the seconds (n,), those of `edited` items, bool (n,), in another colour."""
+    figure = style.new_figure(2.4)
     axes = figure.subplots()
     positive = seconds[seconds > 0]
     wide = len(positive) > 0 and positive.max() > 20 * np.median(positive)
     low, high = (positive.min(), positive.max()) if wide else (0, max(seconds.max(), 1e-3))
-    bins = np.geomspace(low, high, 51) if wide else np.linspace(low, high * 1.02, 51)
-    kinds = [(seconds[~edited], style.SKY, "strength 0"), (seconds[edited], style.ORANGE, "edited")]
-    groups, colors, names = zip(*(kind for kind in kinds if len(kind[0])), strict=True)
-    labels = [f"{name} ({len(group):,})" for group, name in zip(groups, names, strict=True)]
-    axes.hist(groups, bins=list(bins), stacked=True, color=colors, label=labels, edgecolor="white", linewidth=0.3)
+    bins = np.geomspace(low, high, 41) if wide else np.linspace(low, high * 1.02, 41)
+    below = np.zeros(len(bins) - 1)
+    for these, color, name in ((~edited, style.SKY, "strength 0"), (edited, style.ORANGE, "edited")):
+        if these.any():
+            counts, _ = np.histogram(seconds[these], bins)
+            looks: dict[str, Any] = {"color": color, "ec": style.PAPER, "linewidth": 0.3}
+            bars = axes.bar(bins[:-1], counts, np.diff(bins), below, align="edge", **looks)
+            bars.set_label(f"{name} ({these.sum():,})")
+            places = np.digitize(seconds[these], bins[1:-1])
+            texts = [named(list(ids[these][places == place])) for place in range(len(counts))]
+            svg.add_bar_tips(bars, [f"{interval(bins, place, ' s')}: {text}" for place, text in enumerate(texts)])
+            below += counts
     axes.set(xlabel="seconds of computing per item" + (" (logarithmic)" if wide else ""), ylabel="items")
     axes.locator_params(axis="y", integer=True)
     if wide:

@@ -5,6 +5,7 @@ Nothing here is an estimate of an effect, and no outcome is looked at but whethe
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gpi_latents.plan import BOOLEANS, MISSING, NUMBER, has_draws
-from gpi_latents.report import measures, style
+from gpi_latents.report import style, svg
 from gpi_latents.report.facts import Results
 
 FOLDS = 5
@@ -230,20 +231,25 @@ def _group_facts(name: str, items: pd.DataFrame, chance: np.ndarray) -> dict[str
 
 def draw_overlap(chance: np.ndarray, member: np.ndarray, names: list[str]) -> Figure:
     """Histograms of the propensities (n,), group 1 upwards and group 0 downwards."""
-    figure = style.new_figure(3.2)
+    figure = style.new_figure(2.8)
     axes = figure.subplots()
     edges = np.linspace(0, 1, 21)
     for number, color in enumerate([style.BLUE, style.ORANGE]):
         counts, _ = np.histogram(chance[member == number], edges)
-        label = f"treatment {style.cut(names[number], 30)} ({(member == number).sum():,})"
-        axes.stairs(counts if number else -counts, edges, fill=True, color=color, label=label)
+        bars = axes.bar(edges[:-1], counts if number else -counts, np.diff(edges), align="edge", color=color)
+        name = style.cut(names[number], 30)
+        bars.set_label(f"treatment {name} ({(member == number).sum():,})")
+        spans = [f"{low:.2f} to {high:.2f}" for low, high in itertools.pairwise(edges)]
+        tips = [
+            f"propensity {span}: {count:,} with treatment {name}" for span, count in zip(spans, counts, strict=True)
+        ]
+        svg.add_bar_tips(bars, tips)
     axes.axhline(0, color=style.INK, linewidth=0.8)
     for limit in LIMITS:
         axes.axvline(limit, color=style.GREY, linestyle="--", linewidth=1)
     axes.locator_params(axis="y", integer=True)
     axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
-    axes.set(xlabel=f"propensity: how likely treatment {style.cut(names[1], 30)} is, from the latent", ylabel="items")
-    axes.set_xlim(0, 1)
+    axes.set(xlabel=f"propensity of treatment {style.cut(names[1], 30)}, from the latent", ylabel="items", xlim=(0, 1))
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside upper right", ncols=2)
     return figure

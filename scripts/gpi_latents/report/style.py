@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-WIDTH = 4.5  # inches of a figure; its letters of 8 points are 9 pixels on a telephone
+WIDTH = 4.2  # inches of a figure; on a telephone, its letters of 8 points are 9 pixels high
+MOST_POINTS = 2000  # of a figure, which a page can hold with their tips
 DPI = 150
 THUMBNAIL = 144  # pixels
 # The figures' colours on a light and on a dark ground; in the page each is a CSS variable of its name. Those of groups

@@ -23,11 +23,12 @@ VARIABLES = {light.lower(): f"var(--{name}, {light.lower()})" for name, (light, 
 
 
 def add_tips(points: Collection, rows: Iterable[int], texts: Iterable[str]) -> None:
-    """Give each point the row of its item and a text that a mouse shows.
+    """Unless points are drawn as one picture, give each the row of its item and a text that a mouse shows.
 
     They travel as the addresses of links, which Matplotlib writes around the points; `render` makes titles of them.
     """
-    points.set_urls([f"{row};{style.plain(text)}" for row, text in zip(rows, texts, strict=True)])
+    if not points.get_rasterized():
+        points.set_urls([f"{row};{style.plain(text)}" for row, text in zip(rows, texts, strict=True)])
 
 
 def add_bar_tips(bars: BarContainer, texts: Iterable[str]) -> None:
@@ -89,4 +90,3 @@ def _simplify(element: Element, name: str, used: set[str]) -> None:
             element.insert(0, tip)
         else:
             attributes["href"] = re.sub("^#", f"#{name}-", address)
-
