@@ -47,7 +47,7 @@ class Page(HTMLParser):
         self.loaded += [given[name] for name in ("src", "data", "poster", "srcset", "action") if name in given]
         if given.get("http-equiv") == "Content-Security-Policy":
             self.policy = given["content"]
-        if tag == "link":
+        if tag in ("link", "image"):
             self.loaded.append(given["href"])
         elif "href" in given:
             self.links.add(given["href"])

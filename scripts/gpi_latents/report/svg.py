@@ -89,4 +89,4 @@ def _simplify(element: Element, name: str, used: set[str]) -> None:
             tip.text = text
             element.insert(0, tip)
         else:
-            attributes["href"] = re.sub("^#", f"#{name}-", address)
+            attributes["href"] = re.sub("^#", f"#{name}-", "".join(address.split()))
