@@ -244,11 +244,12 @@ class LogHandler(LogHandlerBase):
         while not self.ended.wait(TICK):
             with self.lock or contextlib.nullcontext():
                 try:
-                    self._show_progress()
+                    self.show_progress()
                 except Exception:
                     return
 
-    def _show_progress(self) -> None:
+    def show_progress(self) -> None:
+        """Draw the line of progress, or where there is no terminal, print it once in a while."""
         if not self.progress.running or self.ended.is_set():
             return
         doing, words, part = self.progress.current()
