@@ -83,7 +83,7 @@ def ran(study: Study, asked: list[str], runs: list[str], left: list[str] | None 
         "modifier": SimpleNamespace(is_main_snakefile=lambda: True, modify_rulename=lambda name: name),
         "dag": SimpleNamespace(jobs=jobs(asked), needrun_jobs=lambda: jobs(runs)),
         "dag_settings": SimpleNamespace(batch=None),
-        "output_settings": SimpleNamespace(show_failed_logs=False, log_handler_settings={}),
+        "output_settings": SimpleNamespace(show_failed_logs=False),
         "rundir": str(Path.cwd().parent),
         "touch": False,
     }
@@ -147,13 +147,15 @@ def test_the_end_has_at_most_eight_lines_whatever_there_is_to_say(study):
         ),
         (["model"], {}, ["The model: my study/results/model.json"]),
         (["check"], {}, ["All pictures can be read."]),
+        (["model", "plan"], {}, ["3 items take 1 min."]),
         (["orphans"], {}, ["Every file in the results belongs to the study as it is now."]),
         (WHOLE, {"touch": True}, ["The dates of the results are renewed; nothing was made."]),
     ],
-    ids=["batch", "until extract", "model", "check", "orphans", "touch"],
+    ids=["batch", "until extract", "model", "check", "plan", "orphans", "touch"],
 )
 def test_a_run_for_a_part_says_what_that_is(study, asked, more, expected):
     log("logs/check.txt", "All pictures can be read.")
+    log("logs/plan.txt", "3 items take 1 min.")
     log("logs/orphans.txt", "")
     assert ran(study, asked, [], **more).success().splitlines() == expected
 
@@ -194,12 +196,13 @@ def test_if_only_what_follows_the_stack_failed_the_results_are_named(study):
     assert lines[-1].startswith("To go on, run: ")
 
 
-@pytest.mark.parametrize("shown", [{}, {"show_failed_logs": True}, {"log_handler_settings": {"rich": None}}])
+@pytest.mark.parametrize("shown", [False, True])
 def test_what_a_failed_job_says_is_told_once(study, shown):
-    """Snakemake's logger rich, and any with --show-failed-logs, have told it when the job failed."""
+    """With --show-failed-logs, Snakemake has told it when the job failed."""
     log("logs/check.log", "looking for the model in a cache\n1 of 3 pictures cannot be read")
-    settings = {"show_failed_logs": False, "log_handler_settings": {}} | shown
-    text = ran(study, ["check"], ["check"], ["check"], output_settings=SimpleNamespace(**settings)).failure()
+    text = ran(
+        study, ["check"], ["check"], ["check"], output_settings=SimpleNamespace(show_failed_logs=shown)
+    ).failure()
     lines = [] if shown else ["1 of 3 pictures cannot be read"]
     assert text.splitlines() == [*lines, f"Put right what failed, then run: {ROOT}/snakemake --directory 'my study'"]
 
@@ -212,15 +215,27 @@ def test_in_a_part_of_a_study_only_its_items_are_missed(study):
     assert "still holds" not in text
 
 
-def test_the_command_that_goes_on_is_the_one_that_was_given(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "argv", [str(tmp_path / ".venv/bin/snakemake"), "--directory", "my study", "-c1"])
-    assert closing.command_line(str(tmp_path)) == ".venv/bin/snakemake --directory 'my study' -c1"
+@pytest.mark.parametrize(
+    ("path", "argv", "expected"),
+    [
+        (
+            "",
+            [".venv/bin/snakemake", "--directory", "my study", "-c1"],
+            ".venv/bin/snakemake --directory 'my study' -c1",
+        ),
+        (".venv/bin", ["{}/.venv/bin/snakemake", "-c1"], "snakemake -c1"),
+        ("", ["{}/.venv/bin/snakemake", "-c1"], "{}/.venv/bin/snakemake -c1"),
+        ("", ["/lib/snakemake/__main__.py", "-c1"], f"{sys.executable} -m snakemake -c1"),
+    ],
+    ids=["relative", "by its name", "whole", "module"],
+)
+def test_the_command_that_goes_on_is_the_one_that_was_given(monkeypatch, tmp_path, path, argv, expected):
+    """Seen from where it was given, though Snakemake has gone to the study since."""
     make(str(tmp_path / ".venv/bin/snakemake"))
     (tmp_path / ".venv/bin/snakemake").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path / ".venv/bin"))
-    assert closing.command_line(str(tmp_path)) == "snakemake --directory 'my study' -c1"
-    monkeypatch.setattr(sys, "argv", ["/lib/snakemake/__main__.py", "-c1"])
-    assert closing.command_line(str(tmp_path)) == f"{sys.executable} -m snakemake -c1"
+    monkeypatch.setenv("PATH", str(tmp_path / path))
+    monkeypatch.setattr(sys, "argv", [each.format(tmp_path) for each in argv])
+    assert closing.command_line(str(tmp_path)) == expected.format(tmp_path)
     monkeypatch.setenv("GPI_COMMAND", "gpi-latents run 'my study'")
     assert closing.command_line(str(tmp_path)) == "gpi-latents run 'my study'"
 

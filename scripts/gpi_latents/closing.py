@@ -240,7 +240,7 @@ def from_where(path: str, start: str) -> str:
 
 
 def command_line(start: str) -> str:
-    """The command that the user gave, to give again from the folder `start`.
+    """The command that the user gave in the folder `start`.
 
     The environment variable `GPI_COMMAND` has it where another program, such as `gpi-latents`, called Snakemake.
     """
@@ -249,9 +249,11 @@ def command_line(start: str) -> str:
     program, *arguments = sys.argv
     if os.path.basename(program) == "__main__.py":
         program, arguments = sys.executable, ["-m", "snakemake", *arguments]
-    name = os.path.basename(program)
+    # A shell that found it by its name gives its whole path.
+    name, path = os.path.basename(program), os.path.join(start, program)
     found = shutil.which(name)
-    program = name if found and os.path.samefile(found, program) else from_where(program, start)
+    if found and os.path.exists(path) and os.path.samefile(found, path):
+        program = name
     return shlex.join([program, *arguments])
 
 

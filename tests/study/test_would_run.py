@@ -44,16 +44,16 @@ def extracts(found: Study, reason: str, *ids: str) -> str:
 def test_each_item_that_would_run_is_named_with_the_reason_and_so_is_what_follows():
     is_done(study("a,x,0.5,1,30", "b,x,0.5,2,30", "c,x,0.5,3,30", "d,x,0.5,4,30", "e,x,0.5,5,30"))
     Path("logs").mkdir()
-    Path(paths.FAILED).write_text("sheet_row,id,image,reason\n7,bad,a.png,empty\n")
+    Path(paths.FAILED).write_text("sheet_row,id,image,reason\n7,bad,a.png,empty\n6,e,a.png,empty\n")
     rows = ["new1,x,0.5,1,30", "a,y,0.4,1,30", "b,x,0.5,9,31", "c,x,0.5,3,30", "bad,x,0,1,1", "d,x,0.5,4,30"]
     found = study(*rows, "e,x,0.5,5,30", "new2,x,0.5,1,30")
     # Snakemake finds what is stale of itself, too, and names jobs in any order.
     found.stale = {"results/hidden/hidden_c.pt": "picture", "results/hidden/hidden_b.pt": "settings"}
-    jobs = [job("extract", item_id) for item_id in ("new2", "bad", "new1", "d")]
+    jobs = [job("extract", item_id) for item_id in ("new2", "bad", "new1", "d", "e")]
     jobs += [job("extract", "a", PARAMS), job("extract", "b", FORCED), job("extract", "c", FORCED)]
     jobs += [job("checksums"), job("stack"), job("figures"), job("report"), job("all")]
-    items = "new1, new2 (new), a (prompt, strength), b (seed), c (picture), bad (failed before), d (file lost)"
-    assert would_run(found, jobs).splitlines() == [f"Would extract 7 of 8: {items}", "Then: stack, figures, report."]
+    items = "new1, new2 (new), a (prompt, strength), b (seed), c (picture), bad, e (failed before), d (file lost)"
+    assert would_run(found, jobs).splitlines() == [f"Would extract 8 of 8: {items}", "Then: stack, figures, report."]
 
 
 def test_of_many_items_ten_are_named():

@@ -75,17 +75,16 @@ def item_reasons(study: Study, extracts: Mapping[str, str]) -> dict[str, str]:
     known = _ids(index)
     before = made_by.get("config") or {}
     moved = ", ".join(key for key in PLACES if key in before and before[key] != study.config[key])
-    failed_before = _ids(read_index(paths.FAILED))
+    failed = _ids(read_index(paths.FAILED)) | _ids(read_index(paths.SKIPPED))
     reasons = {}
     for item_id, latent in zip(study.items, study.latents, strict=True):
         if item_id not in extracts:
             continue
         text = extracts[item_id]
         meaning = study.stale.get(latent) or next((REASONS[part] for part in REASONS if part in text), text[:60])
-        if meaning == "missing" and item_id in known:
-            meaning = moved or "file lost"
-        elif meaning == "missing":
-            meaning = "failed before" if item_id in failed_before else "new"
+        if meaning == "missing":
+            meaning = (moved or "file lost") if item_id in known else "new"
+            meaning = "failed before" if item_id in failed else meaning
         reasons[item_id] = "made by an earlier version" if "version 0.1" in meaning else meaning
     changed = [item_id for item_id, reason in reasons.items() if reason == "settings"]
     return reasons | _changed_settings(study, changed, index, made_by)
