@@ -1,6 +1,7 @@
 """The small script that an extraction job runs: ask this node's resident model for one latent, and wait.
 
-    python -I -S extract.py --plan DIR --resident NAME --workers N --run PID --item PLACE --output LATENT [PICTURE]
+    python -I -S extract.py --plan DIR --resident NAME --workers N --run PID --on-error stop|skip --item PLACE
+        --output LATENT [PICTURE]
 
 PLACE is where the item's line begins in the plan's items.jsonl: prompts and paths do not stand on the command line,
 which all users of the machine can read. It starts the resident if none is running. Only light modules of the standard
@@ -23,11 +24,19 @@ LONGEST_NAME = 48  # bytes of these that the file's own name may take
 
 
 class ResidentDied(Exception):
-    """The resident ended while it was processing this item, or before it listened."""
+    """The resident ended before it listened, or before the model was loaded."""
+
+
+class DiedAtWork(ResidentDied):
+    """The resident ended while it was processing this item."""
 
 
 class GaveUp(Exception):
-    """The item cannot be processed; the text says why."""
+    """The item cannot be processed now, and so may be others; the text says why."""
+
+
+class ItemFailed(GaveUp):
+    """The item itself is at fault."""
 
 
 def private_directory() -> str:
@@ -150,7 +159,7 @@ def ask(connection: _socket.socket, request: bytes) -> bool:
     Returns:
         Whether the item is done; False if the resident is about to end, and another has to be asked.
     """
-    accepted = False
+    accepted = begun = False
     received, state, reason = b"", "", ""
     try:
         connection.sendall(request + b"\n")
@@ -161,12 +170,16 @@ def ask(connection: _socket.socket, request: bytes) -> bool:
                 if code == "200":
                     say(text)
                     return True
+                if code == "422":
+                    raise ItemFailed(reason + text)
                 if code == "500":
                     raise GaveUp(reason + text)
                 if code == "503":
                     return False
                 if code == "102":
                     accepted = True
+                elif code == "103":
+                    begun = True
                 elif code == "501":
                     reason += text + "\n"
                 elif text != state:
@@ -176,8 +189,10 @@ def ask(connection: _socket.socket, request: bytes) -> bool:
         pass
     finally:
         connection.close()
+    if begun:
+        raise DiedAtWork("the resident model ended while it was processing this item (out of memory? killed?)")
     if accepted:
-        raise ResidentDied("the resident model ended while it was processing this item (out of memory? killed?)")
+        raise ResidentDied("the resident model ended while it was loading (out of memory? killed?)")
     return False
 
 
@@ -240,6 +255,29 @@ def extract(name: str, options: dict[str, str], request: bytes) -> None:
             if attempt == ATTEMPTS:
                 raise
             say(f"{error}; trying again with a new one")
+            take_turn(options["--plan"])
+
+
+def take_turn(plan: str) -> None:
+    """Wait until this is the only item that is tried again, until its end.
+
+    All items that a resident was processing see it die; when they are tried one by one, the one that ended it is found.
+    """
+    import fcntl
+
+    turn = os.open(f"{plan}/items.jsonl", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+    except OSError:
+        return  # the disk has no locks
+
+
+def leave_out(outputs: list[str]) -> None:
+    """Make the results of an item that failed empty files, which the rule stack leaves out."""
+    for path in outputs:
+        if os.path.lexists(path):
+            os.unlink(path)  # never to be written through, if it is a link
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
 
 
 def request_line(options: dict[str, str], latent: str, picture: str | None = None) -> bytes:
@@ -277,6 +315,9 @@ def main() -> int:
         say(f"error: {error}")  # as joblog.ERROR
         if isinstance(error, ResidentDied):
             say(log_end(name))
+        if options["--on-error"] == "skip" and isinstance(error, (ItemFailed, DiedAtWork)):
+            leave_out(sys.argv[outputs:])
+            return 0
         return 1
     except OSError as error:
         say(f"error: the resident model cannot be reached: {error}")

@@ -5,7 +5,8 @@ import asyncio
 import os
 from pathlib import Path
 
-from gpi_latents.errors import exit_code
+from gpi_latents.errors import ItemError, exit_code
+from gpi_latents.files import write_whole
 from gpi_latents.plan import read_config, read_item
 from gpi_latents.resident import log
 from gpi_latents.resident.server import once, serve_until_idle
@@ -19,6 +20,7 @@ if __name__ == "__main__":
     serving.add_argument("--lock", type=Path, required=True, help="the lock file, held by the client's descriptor")
     single = commands.add_parser("once", help="extract one item and end")
     single.add_argument("--item", type=int, required=True, help="where its line begins in the plan, in bytes")
+    single.add_argument("--on-error", choices=["stop", "skip"], required=True, help="whether a failed item is an error")
     single.add_argument("--output", nargs="+", required=True, help="the latent, and the picture if one is wanted")
     for command in (serving, single):
         command.add_argument("--plan", type=Path, required=True, help="folder with the plan of the run")
@@ -30,7 +32,14 @@ if __name__ == "__main__":
 
     def extract() -> str:
         item = read_item(arguments.plan, arguments.item)
-        return once(read_config(arguments.plan), item["image"], item["recipe"], *arguments.output)
+        try:
+            return once(read_config(arguments.plan), item["image"], item["recipe"], *arguments.output)
+        except ItemError as error:
+            if arguments.on_error == "stop":
+                raise
+            for path in arguments.output:
+                write_whole(path, b"")  # the rule stack leaves it out
+            return str(error)
 
     try:
         code = exit_code(extract)

@@ -10,6 +10,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plan", type=Path, required=True, help="folder with the plan of the run")
     parser.add_argument("--model", type=Path, required=True, help="model.json")
-    parser.add_argument("--output", type=Path, nargs=3, required=True, help="tensor, index table and provenance")
+    outputs = "tensor, index table, provenance and, to leave out items that failed, their table"
+    parser.add_argument("--output", type=Path, nargs="+", required=True, help=outputs)
     arguments = parser.parse_args()
     raise SystemExit(exit_code(lambda: write_results(arguments.plan, arguments.model, *arguments.output)))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from gpi_latents.core.diffusion import Model
-from gpi_latents.errors import ItemError
+from gpi_latents.errors import ModelError
 from gpi_latents.study import settings
 from helpers import families
 from helpers.families import recipe as edited
@@ -223,7 +223,7 @@ def test_an_autoencoder_of_factor_32_gives_its_latent_and_refuses_to_be_edited(c
     assert latent.shape == (1, 8, 2, 3)
     assert torch.equal(latent, expected)
     assert np.array_equal(np.asarray(model.decode(latent)), np.asarray(shown))
-    with pytest.raises(ItemError, match="have 8 channels, but the model takes 4: with this vae_id only strength 0"):
+    with pytest.raises(ModelError, match="have 8 channels, but the model takes 4: with this vae_id only strength 0"):
         model.latent(picture, edited(0.5))
 
 

@@ -52,6 +52,7 @@ class Bench(Study):
         image: str | None = None,
         run: int | None = None,
         picture: bool = False,
+        on_error: str = "stop",
         place: int | None = None,
         stdout: Any = subprocess.PIPE,
         **settings,
@@ -63,6 +64,7 @@ class Bench(Study):
             image: path of its picture; None draws one.
             run: process number of the Snakemake that asks; None is this process.
             picture: whether the latent is decoded.
+            on_error: `stop` or `skip`.
             place: in the plan; None adds the item there.
             stdout: as `subprocess.Popen` takes it.
             settings: of the recipe.
@@ -71,6 +73,7 @@ class Bench(Study):
             image = str(draw(self.folder / f"{name}.png", seed=len(name)))
         outputs = [f"results/hidden/{name}.pt", f"results/images/{name}.png"][: 1 + picture]
         options = {"--plan": self.plan_folder, "--resident": "bench", "--workers": 2, "--run": run or os.getpid()}
+        options["--on-error"] = on_error
         options["--item"] = self.place(image, **settings) if place is None else place
         arguments = [str(part) for option in options.items() for part in option]
         return subprocess.Popen(

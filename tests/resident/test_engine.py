@@ -157,7 +157,7 @@ def test_a_model_that_was_changed_after_the_run_began_is_refused(tmp_path, monke
     before = weights.stat()
     weights.write_bytes(content)
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(ItemError, match=rf"{part}/\S+, a file of the model, was changed after the run began"):
+    with pytest.raises(ModelError, match=rf"{part}/\S+, a file of the model, was changed after the run began"):
         Engine(CONFIG, workers=1).extract(Request("p.png", RECIPE, "a.pt"))
     assert not Path("a.pt").exists()
 

@@ -235,8 +235,9 @@ def test_without_a_resident_the_log_is_the_same(tmp_path):
     assert finished(once(bench, "-rf.png"), 1).startswith(f"{joblog.ERROR}-rf.png: ")
 
 
-def once(bench: Bench, image: str, *pictures: str) -> subprocess.Popen:
+def once(bench: Bench, image: str, *pictures: str, on_error: str = "stop") -> subprocess.Popen:
     command = [sys.executable, bench.script.with_name("resident.py"), "once", "--plan", bench.plan_folder]
+    command += ["--on-error", on_error]
     return subprocess.Popen(
         [*command, "--item", str(bench.place(image)), "--output", "results/hidden/a.pt", *pictures],
         cwd=bench.folder,

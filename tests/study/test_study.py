@@ -129,7 +129,7 @@ def test_the_command_of_an_item_names_all_by_which_one_resident_differs_from_ano
     assert Path(command[3]).name == "extract.py"
     options = dict(zip(command[4::2], command[5::2], strict=True))
     assert options["--plan"] == found.plan
-    assert options["--workers"] == "3"
+    assert (options["--workers"], options["--on-error"]) == ("3", "stop")
     in_shell = subprocess.run(["sh", "-c", f"echo {found.extract_command('true', 3).split()[-1]}"], capture_output=True)
     assert in_shell.stdout.decode().strip() == os.environ["GPI_RUN"] == str(os.getpid())
 
@@ -138,7 +138,7 @@ def test_the_command_of_an_item_names_all_by_which_one_resident_differs_from_ano
         return command[command.index("--resident") + 1]
 
     assert resident() == options["--resident"]
-    assert resident(seed=3, report=False, resize="crop", stacked="R/R.npy") == resident()
+    assert resident(seed=3, report=False, resize="crop", stacked="R/R.npy", on_error="skip") == resident()
     for other in ({"dtype": "float16"}, {"device": "cpu"}, {"output_image_dir": None}, {"variant": "fp16"}):
         assert resident(**other) != resident()
     assert resident("/other/python") != resident()
@@ -155,7 +155,7 @@ def test_without_the_resident_each_item_is_a_process_of_its_own():
     command = shlex.split(study(resident=False).extract_command("/bin/py thon", 2))
     assert command[0] == "/bin/py thon"
     assert Path(command[1]).name == "resident.py"
-    assert command[2:] == ["once", "--plan", os.environ["GPI_PLAN"]]
+    assert command[2:] == ["once", "--plan", os.environ["GPI_PLAN"], "--on-error", "stop"]
 
 
 def test_reading_takes_time_in_proportion_to_the_rows():

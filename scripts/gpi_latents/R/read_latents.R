@@ -16,7 +16,7 @@ read_latents <- function(results = "results", stacked = file.path(results, "late
   #          missing. It is logical if all others say TRUE or FALSE, integer or numeric if all are numbers, else text,
   #          also with codes such as 06 and with integers that R cannot tell apart (2^53 and beyond).
   #
-  # Stops if a file is missing or damaged, or if the two do not belong together.
+  # Stops if a file is missing or damaged, or if the two do not belong together. Warns if items failed (key on_error).
   index_file <- file.path(results, "index.csv")
   if (!file.exists(index_file)) {
     stop(index_file, " is missing: run snakemake without a target, which makes it", call. = FALSE)
@@ -65,6 +65,15 @@ read_latents <- function(results = "results", stacked = file.path(results, "late
     stop(sum(differs), " of ", shape[1], " latents are not those in the index table (",
       paste(utils::head(named, 10), collapse = "; "), if (length(named) > 10) "; ...",
       "): they come from another run, or the table was changed. Run snakemake again",
+      call. = FALSE
+    )
+  }
+  failed_file <- file.path(results, "failed.csv")
+  failed <- if (file.exists(failed_file)) nrow(utils::read.csv(failed_file, colClasses = "character")) else 0
+  if (failed > 0) {
+    warning(failed, " of ", failed + shape[1], " ", if ("draw" %in% names(index)) "draws" else "items",
+      " failed and are not in these results (", failed_file,
+      "): if failing goes with treatment or outcome, estimates are biased",
       call. = FALSE
     )
   }

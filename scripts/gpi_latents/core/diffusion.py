@@ -91,7 +91,7 @@ class Model:
         sha256: digests of the model's files by their paths, which are compared when a part is loaded.
 
     Raises:
-        ItemError: the autoencoder's weights are incomplete, or a file has another digest.
+        ModelError: the autoencoder's weights are incomplete, or a file has another digest.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Model:
         options = self._options | ({} if has_variant else {"variant": None})
         part, found = kind.from_pretrained(folder, **options, output_loading_info=True)
         if found["missing_keys"]:  # diffusers and transformers would use random ones
-            raise ItemError(f"the weights in {folder} are incomplete: they have no {min(found['missing_keys'])}")
+            raise ModelError(f"the weights in {folder} are incomplete: they have no {min(found['missing_keys'])}")
         self._check_files(folder)
         return part.to(self.device).eval()
 
@@ -136,7 +136,7 @@ class Model:
         for path, digest in self._sha256.items():
             is_read = Path(path).parent == folder or not path.endswith((".safetensors", ".bin"))
             if is_read and digests.of(path) != digest:
-                raise ItemError(f"{path}, a file of the model, was changed after the run began: run snakemake again")
+                raise ModelError(f"{path}, a file of the model, was changed after the run began: run snakemake again")
 
     @cached_property
     def factor(self) -> int:
@@ -162,12 +162,13 @@ class Model:
         """Open an item's picture and bring it to the size that its recipe asks for; needs no device.
 
         Raises:
-            ItemError: the picture cannot be read, or the size does not suit the model.
+            ItemError: the picture cannot be read.
+            ModelError: the size does not suit the model.
         """
         size = recipe["image_size"] or self.native_size
         size = (size, size) if isinstance(size, int) else tuple(size)
         if recipe["resize"] != "contain" and any(side % self.multiple for side in size):
-            raise ItemError(f"image_size {size[0]} x {size[1]}: this model takes multiples of {self.multiple}")
+            raise ModelError(f"image_size {size[0]} x {size[1]}: this model takes multiples of {self.multiple}")
         picture, handling = open_picture(image)
         picture, fitted = fit_picture(picture, size, recipe["resize"], self.multiple)
         handling.done += fitted
@@ -198,7 +199,8 @@ class Model:
             same values in another one are decoded by other kernels, which differ in the last digits.
 
         Raises:
-            ItemError: the latent has NaN or infinite values, or the recipe does not suit the model.
+            ItemError: the latent has NaN or infinite values.
+            ModelError: the recipe does not suit the model, or a part of the model cannot be loaded.
         """
         # Drawn on the CPU and moved, so that every device starts from the same noise.
         generator = torch.Generator("cpu").manual_seed(recipe["seed"]) if "seed" in recipe else None

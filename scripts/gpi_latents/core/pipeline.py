@@ -14,7 +14,7 @@ from typing import Any
 import diffusers
 import torch
 
-from gpi_latents.errors import ItemError
+from gpi_latents.errors import ModelError
 
 NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 
@@ -62,7 +62,7 @@ class Pipelines:
             The final latent, of the same shape.
 
         Raises:
-            ItemError: the autoencoder or the scheduler does not suit the model.
+            ModelError: the autoencoder or the scheduler does not suit the model.
         """
         pipeline = copy.copy(self._pipeline(recipe["scheduler"]))
         pipeline.scheduler = copy.deepcopy(pipeline.scheduler)  # some keep a part of their state for the next picture
@@ -123,7 +123,7 @@ class Pipelines:
         """The pipeline with the model's own scheduler.
 
         Raises:
-            ItemError: the autoencoder's latents are not what the model takes.
+            ModelError: the autoencoder's latents are not what the model takes.
         """
         import transformers  # slow to import, as the pipelines are
         from diffusers import AutoPipelineForImage2Image
@@ -132,7 +132,7 @@ class Pipelines:
         channels = self.vae.config["latent_channels"]
         expected = self.denoiser_config["in_channels"] // (4 if index["_class_name"].startswith("Flux") else 1)
         if channels != expected:
-            raise ItemError(
+            raise ModelError(
                 f"the autoencoder's latents have {channels} channels, but the model takes {expected}: "
                 "with this vae_id only strength 0 is possible"
             )
@@ -165,14 +165,14 @@ def _scheduler(own: Any, name: str) -> Any:
     `auto` is DDIM for models that predict noise or velocity on a beta schedule, and their own for flow matching.
 
     Raises:
-        ItemError: it does not suit the model, or draws noise that the recipe does not ask for.
+        ModelError: it does not suit the model, or draws noise that the recipe does not ask for.
     """
     is_flow = "FlowMatch" in type(own).__name__
     if name == "auto":
         name = type(own).__name__ if is_flow else "DDIMScheduler"
     if ("FlowMatch" in name) != is_flow:
         wanted = "flow matching" if is_flow else "a beta schedule"
-        raise ItemError(f"scheduler {name} does not suit this model, trained with {wanted}; use scheduler auto")
+        raise ModelError(f"scheduler {name} does not suit this model, trained with {wanted}; use scheduler auto")
     # As diffusers documents it, `DDIMScheduler.from_config(pipeline.scheduler.config)`: what the model's own scheduler
     # does not set (`set_alpha_to_one`, `timestep_spacing`) gets the new class's default. The one exception is that
     # DDIM and DDPM would then clip latents to -1 to 1, which is for pixels.
@@ -180,5 +180,5 @@ def _scheduler(own: Any, name: str) -> Any:
     scheduler = getattr(diffusers, name).from_config(own.config, **added)
     config = scheduler.config
     if config.get("stochastic_sampling") or str(config.get("algorithm_type", "")).startswith("sde"):
-        raise ItemError(f"the model's settings make {name} draw noise in each step; use another scheduler")
+        raise ModelError(f"the model's settings make {name} draw noise in each step; use another scheduler")
     return scheduler

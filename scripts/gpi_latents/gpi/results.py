@@ -16,6 +16,7 @@ from gpi_latents.files import dangling_link
 from gpi_latents.gpi.cells import named, typed
 from gpi_latents.plan import has_draws
 from gpi_latents.study.outdated import outdated
+from gpi_latents.study.stale import read_failed
 from gpi_latents.tensors.tensor_file import open_latents
 
 
@@ -35,6 +36,7 @@ def load(results_dir: str | Path = "results", check: bool = True) -> tuple[np.nd
         all others say TRUE or FALSE (nullable ones, where some are missing), and numbers if all are numbers (float64,
         NaN where some are missing; larger integers than float64 tells apart keep an integer dtype). It holds texts in
         all other cases, also if a number in it begins with 0, such as 06, or has more digits than any dtype holds.
+        If items failed (key `on_error`), they are in neither, and a warning says so.
 
     Raises:
         DataError: a file is missing or damaged, or the tensor and the table do not belong together.
@@ -58,6 +60,13 @@ def load(results_dir: str | Path = "results", check: bool = True) -> tuple[np.nd
     if has_draws(texts):
         index["item"] = texts["item"]
     _check_order(R, index)
+    if failed := len(read_failed(folder / Path(paths.PROVENANCE).name)):
+        things, means = ("draws", ", means are of the others") if has_draws(texts) else ("items", "")
+        warnings.warn(
+            f"{failed} of {failed + len(index)} {things} failed and are not in the results in {folder} "
+            f"({Path(paths.SKIPPED).name}){means}: if failing goes with treatment or outcome, estimates are biased",
+            stacklevel=2,
+        )
     if check:
         check_digests(R, index)
         if change := outdated(folder, texts):

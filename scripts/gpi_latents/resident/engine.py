@@ -47,7 +47,6 @@ class Engine:
 
     Raises:
         ModelError: the model is not on this machine, or cannot be loaded.
-        ItemError: an autoencoder that is incomplete.
     """
 
     def __init__(self, config: Mapping[str, Any], workers: int, replicas: int | None = None):
@@ -79,7 +78,9 @@ class Engine:
                 written then.
 
         Raises:
-            ItemError: the item cannot be processed, or its picture was changed meanwhile.
+            ItemError: the item itself cannot be processed, or its picture was changed meanwhile.
+            ModelError: the model does not suit the config, or has changed.
+            OSError: a result cannot be written.
         """
         import torch
 

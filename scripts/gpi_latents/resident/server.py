@@ -1,8 +1,9 @@
 """The resident model: one process per node that keeps the model loaded and answers one request per item.
 
 Started by scripts/extract.py, which has the other half of the protocol. A request is one line of JSON on a Unix socket.
-An answer is lines of text that begin with a number: 102 accepted, 100 what is being done (a sign of life, every two
-seconds), 200 finished, 500 failed (501: failed, and more lines of the message follow), 503 ask again.
+An answer is lines of text that begin with a number: 102 accepted, 103 the model is loaded and the item's turn has come,
+100 what is being done (a sign of life, every two seconds), 200 finished, 422 the item itself is at fault, 500 anything
+else has failed (501: a line of the message that goes before either), 503 ask again.
 
 It ends when it has had nothing to do for a while, when the Snakemakes that it works for have ended, when its working
 directory is moved or removed, and when an item has made no progress for too long: its thread cannot be ended, so it
@@ -41,6 +42,7 @@ REQUEST_SECONDS = 30.0  # that a request may take to come
 SIGN_OF_LIFE_SECONDS = 2.0
 WATCH_SECONDS = 0.5
 ASK_AGAIN = b"503 ask again\n"
+BEGUN = b"103 begun\n"
 
 
 class Ending(Exception):
@@ -135,7 +137,7 @@ class Resident:
 
         item = Progress(self.config["item_timeout"], check)
         self.items.add(item)
-        work = asyncio.create_task(self._work(request, item))
+        work = asyncio.create_task(self._work(request, item, writer))
         hung_up = asyncio.create_task(reader.read(1))  # a client sends nothing more, so this returns when it hangs up
         events: set[asyncio.Future] = {work, hung_up, self.ended}
         problem = ""
@@ -152,7 +154,7 @@ class Resident:
                     await writer.drain()
             if problem:
                 self.is_ending = True
-            writer.write(_failure(f"{request.image}: {problem}") if problem else self._answer_of(work, request))
+            writer.write(_failure(f"{request.image}: {problem}", 422) if problem else self._answer_of(work, request))
             await writer.drain()
         finally:
             self.items.discard(item)
@@ -160,8 +162,9 @@ class Resident:
             work.cancel()
             hung_up.cancel()
 
-    async def _work(self, request: Request, item: Progress) -> joblog.Finished:
+    async def _work(self, request: Request, item: Progress, writer: asyncio.StreamWriter) -> joblog.Finished:
         engine = await asyncio.shield(self.engine)
+        writer.write(BEGUN)
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, engine.extract, request, item.step)
         except Ending:
@@ -178,7 +181,7 @@ class Resident:
         except Ending:
             return ASK_AGAIN
         except Exception as error:
-            return _failure(explain(error, request))
+            return _failure(explain(error, request), 422 if isinstance(error, ItemError) else 500)
 
     async def watch(self) -> None:
         """Return when it is time to end."""
@@ -277,7 +280,8 @@ def once(config: Mapping[str, Any], image: str, recipe: dict[str, Any], latent: 
         The line for the item's log.
 
     Raises:
-        ItemError: the model cannot be loaded, or the item cannot be processed.
+        ItemError: the item itself cannot be processed.
+        UserError: anything else has failed, as when the model cannot be loaded.
     """
     request = Request(image, recipe, latent, picture)
     item = Progress(config["item_timeout"])
@@ -290,12 +294,13 @@ def once(config: Mapping[str, Any], image: str, recipe: dict[str, Any], latent: 
                 raise ItemError(problem)
         return joblog.line(work.result())
     except Exception as error:
-        raise ItemError(joblog.ERROR + explain(error, request)) from error
+        kind = ItemError if isinstance(error, ItemError) else UserError
+        raise kind(joblog.ERROR + explain(error, request)) from error
 
 
-def _failure(message: str) -> bytes:
+def _failure(message: str, code: int = 500) -> bytes:
     *first, last = message.splitlines() or [""]
-    return "".join([*(f"501 {line}\n" for line in first), f"500 {last}\n"]).encode(errors="replace")
+    return "".join([*(f"501 {line}\n" for line in first), f"{code} {last}\n"]).encode(errors="replace")
 
 
 def _is_own_user(connection: socket.socket) -> bool:

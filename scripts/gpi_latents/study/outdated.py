@@ -14,7 +14,7 @@ from gpi_latents.digests import file_digest
 from gpi_latents.errors import InputError, listed
 from gpi_latents.plan import RESULT_COLUMNS
 from gpi_latents.study.sheet import read_items
-from gpi_latents.study.stale import table_difference
+from gpi_latents.study.stale import read_failed, table_difference
 from gpi_latents.study.study import plan_table
 
 
@@ -26,13 +26,14 @@ def outdated(results: Path, index: pd.DataFrame) -> str:
         index: its index table, every cell a text.
     """
     try:
-        config = json.loads((results / Path(paths.PROVENANCE).name).read_text(encoding="utf-8"))["config"]
+        provenance = results / Path(paths.PROVENANCE).name
+        config = json.loads(provenance.read_text(encoding="utf-8"))["config"]
         sheet = results.parent / config["items"]
         if not {*RESULT_COLUMNS, "image"} <= {*index}:
             return ""  # of version 0.1
         if sheet.is_file():
             items = read_items(config | {"items": str(sheet)}, check_images=False)
-            if difference := table_difference(index, plan_table(config, items)[0]):
+            if difference := table_difference(index, plan_table(config, items)[0], read_failed(provenance)):
                 return f"the sheet {sheet} has changed since ({difference})"
     except InputError as error:
         return str(error)

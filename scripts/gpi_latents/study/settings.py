@@ -126,6 +126,10 @@ class Config(BaseModel):
     item_timeout: float = Field(1800, ge=1, le=604800)
     """After how many seconds without progress (a picture opened, a denoising step, a latent decoded) an item fails.
     Loading the model at the start has no limit."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a run does if an item fails, such as one with a damaged picture. `stop`: it extracts the others and ends
+    with an error before it stacks. `skip`: it stacks the others and ends well; `results/failed.csv` has those that
+    failed, with the reasons, and each later run tries them again."""
 
 
 class Item(BaseModel):

@@ -7,7 +7,7 @@ it, and which `--touch` and `--rerun-triggers mtime` leave aside. The results th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,10 @@ def stale_results(config: Mapping[str, Any], plan: pd.DataFrame, zeroed: set[str
     if model is None or not str(model.get("family")).startswith("StableDiffusionXL"):
         zeroed = set()
     stale |= _stale_latents(config, plan, index, model_sha256, zeroed, digests)
-    stale |= _stale_checksums([paths.latent_path(config, item_id) for item_id in plan["id"]])
-    if index is not None and (difference := table_difference(index, plan)):
+    failed = read_failed()
+    latents = [paths.latent_path(config, item_id) for item_id in plan["id"]]
+    stale |= _stale_checksums(latents, {paths.latent_path(config, item["id"]) for item in failed})
+    if index is not None and (difference := table_difference(index, plan, failed)):
         stale[paths.INDEX] = difference
     digests.save()
     return stale
@@ -64,8 +66,24 @@ def read_index(path: str | Path = paths.INDEX) -> pd.DataFrame | None:
         return None
 
 
-def table_difference(index: pd.DataFrame, plan: pd.DataFrame) -> str:
-    """In what an index table differs from the planned one, in a few words; empty if it does not."""
+def read_failed(provenance: str | Path = paths.PROVENANCE) -> list[dict[str, Any]]:
+    """The items that failed when the results were made: of each `sheet_row`, `id`, `image` and `reason`."""
+    return (_read(provenance) or {}).get("failed", [])
+
+
+def table_difference(index: pd.DataFrame, plan: pd.DataFrame, failed: Iterable[Mapping[str, Any]] = ()) -> str:
+    """In what an index table differs from the planned one, in a few words; empty if it does not.
+
+    Args:
+        index: every cell a text.
+        plan: as `plan.write_plan` takes it.
+        failed: as `read_failed` returns it.
+    """
+    lines = {item["id"]: (item["sheet_row"], item["id"], item["image"]) for item in failed}
+    has_failed = plan["id"].isin(lines)
+    if list(plan.loc[has_failed, ["sheet_row", "id", "image"]].itertuples(index=False, name=None)) != [*lines.values()]:
+        return "other rows"
+    plan = plan[~has_failed].assign(row=range(len(plan) - len(lines)))
     if missing := [name for name in RESULT_COLUMNS if name not in index]:
         return f"no column {missing[0]!r}"
     planned = plan.drop(columns=["sheet_row", "recipe_sha256"])
@@ -97,6 +115,9 @@ def _stale_latents(
     stale = {}
     for path, entry in latents.items():
         item = items[path]
+        if not entry.stat().st_size:  # it failed, and the run ended before it was left out
+            stale[path] = "failed"
+            continue
         made = entry.stat().st_mtime_ns
         origin = known.get(item.id) if made <= stacked else None
         reason = _difference(origin, item, model_sha256) if origin else ""
@@ -115,14 +136,16 @@ def _stale_latents(
     return stale
 
 
-def _stale_checksums(latents: list[str]) -> dict[str, str]:
-    """The files of checksums that list other latents than those of their block."""
+def _stale_checksums(latents: list[str], failed: set[str]) -> dict[str, str]:
+    """The files of checksums that list other latents than those of their block, with or without those that failed."""
     stale = {}
     for number, path in enumerate(paths.checksum_paths(len(latents))):
         lines = read_text(path).splitlines()
         # The program sha256sum writes 64 digits and two characters before a name, and marks a line with an escaped one.
         is_escaped = any(line.startswith("\\") for line in lines)
-        if lines and not is_escaped and [line[66:] for line in lines] != paths.block(latents, number):
+        block = paths.block(latents, number)
+        expected = block, [path for path in block if path not in failed]
+        if lines and not is_escaped and [line[66:] for line in lines] not in expected:
             stale[path] = "other rows"
     return stale
 
@@ -172,8 +195,9 @@ def _digest(digests: Digests, path: str) -> str:
         return ""
 
 
-def _read(path: str) -> dict[str, Any] | None:
+def _read(path: str | Path) -> dict[str, Any] | None:
     try:
-        return read_model(path)
+        found = read_model(path)
     except ModelError:
         return None
+    return found if isinstance(found, dict) else None

@@ -78,6 +78,8 @@ class Study:
         self.model_identity = model_identity(self.config)
         outputs = {"latent": paths.latent_path(self.config, "{id}"), "picture": paths.picture_path(self.config, "{id}")}
         self.outputs = {name: path for name, path in outputs.items() if path}  # no pictures if none are decoded
+        skipped = [paths.SKIPPED] if self.config["on_error"] == "skip" else []
+        self.stacked = [self.config["stacked"], paths.INDEX, paths.PROVENANCE, *skipped]
         report = [paths.REPORT] if self.config["report"] else []
         self.results = [self.config["stacked"], paths.INDEX, paths.PROVENANCE, *report]
 
@@ -118,10 +120,10 @@ class Study:
         What differs between items is added: their result files, and their place in the plan. Their prompts and paths
         are not, since all users of a machine can read command lines.
         """
-        scripts = paths.SCRIPTS
+        scripts, on_error = paths.SCRIPTS, ["--on-error", self.config["on_error"]]
         if not self.config["resident"]:
-            return shlex.join([python, f"{scripts}/resident.py", "once", "--plan", self.plan])
-        options = ["--resident", self._resident_name(python), "--workers", str(cores or 1)]
+            return shlex.join([python, f"{scripts}/resident.py", "once", "--plan", self.plan, *on_error])
+        options = [*on_error, "--resident", self._resident_name(python), "--workers", str(cores or 1)]
         os.environ["GPI_RUN"] = str(os.getpid())  # whoever copies the line runs it from a shell, which is $$
         command = shlex.join([python, "-I", "-S", f"{scripts}/extract.py", "--plan", self.plan, *options])
         return f'{command} --run "${{GPI_RUN:-$$}}"'

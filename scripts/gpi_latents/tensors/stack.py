@@ -16,17 +16,21 @@ from typing import Any
 
 import pandas as pd
 
+from gpi_latents import joblog
 from gpi_latents.errors import InputError, TensorError, bulleted
-from gpi_latents.files import write_whole
+from gpi_latents.files import empty_files, write_whole
 from gpi_latents.origin import Origin
-from gpi_latents.paths import MODEL, latent_path
+from gpi_latents.paths import MODEL, SKIPPED, item_log, latent_path
 from gpi_latents.plan import RESULT_COLUMNS, read_config, read_plan
 from gpi_latents.recipe import RECIPE_VERSION, canonical, model_digest
 from gpi_latents.tensors.latent_file import Reader
 from gpi_latents.tensors.tensor_file import tensor_writer
+from gpi_latents.version import workflow
 
 
-def write_results(plan: Path, model: Path, tensor: Path, index: Path, provenance_file: Path) -> str:
+def write_results(
+    plan: Path, model: Path, tensor: Path, index: Path, provenance_file: Path, failed_file: Path | None = None
+) -> str:
     """Write the tensor, the index table and the provenance of a plan whose latents have been made.
 
     Args:
@@ -35,6 +39,7 @@ def write_results(plan: Path, model: Path, tensor: Path, index: Path, provenance
         tensor: its suffix `.pt`, `.npy` or `.safetensors` chooses the format.
         index: the CSV file of the index table.
         provenance_file: the JSON file of the provenance.
+        failed_file: the CSV file of the items that failed, which are left out; None if there must be none.
 
     Returns:
         A text for the log.
@@ -45,10 +50,17 @@ def write_results(plan: Path, model: Path, tensor: Path, index: Path, provenance
     """
     config, table = read_config(plan), read_plan(plan)
     latents = {item_id: latent_path(config, item_id) for item_id in table["id"]}
-    table = table.drop(columns=["sheet_row"])
+    failed = _failed(table, latents if failed_file else {})
+    for item_id in failed["id"]:
+        del latents[item_id]
+    if not latents:
+        raise TensorError(f"None of the {len(table)} items could be done; the first: {failed['reason'].iloc[0]}")
+    table = table.drop(index=failed.index, columns="sheet_row").assign(row=range(len(latents)))
     recipes = table.pop("recipe_sha256")
     made_by = _read_model(model)
     origin = provenance(config, made_by, len(table))
+    if len(failed):
+        origin["failed"] = failed.to_dict("records")
     temporary = tensor.with_name(f".{tensor.name}.tmp{tensor.suffix}")
     # There is no index table while the tensor is replaced, so that the two never disagree.
     index.unlink(missing_ok=True)
@@ -68,8 +80,27 @@ def write_results(plan: Path, model: Path, tensor: Path, index: Path, provenance
     for number, name in enumerate(RESULT_COLUMNS):
         table.insert(place + number, name, columns[name])
     write_whole(provenance_file, (json.dumps(origin, indent=2, ensure_ascii=False) + "\n").encode())
+    if failed_file:
+        write_whole(failed_file, csv_bytes(failed))
+    else:
+        index.with_name(Path(SKIPPED).name).unlink(missing_ok=True)
     write_whole(index, csv_bytes(table))
-    return f"stacked {len(table)} latents"
+    return f"stacked {len(table)} latents" + (f", left out {len(failed)} items that failed" if len(failed) else "")
+
+
+def _failed(table: pd.DataFrame, latents: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of a plan whose latents are empty: `sheet_row`, `id`, `image` and `reason`.
+
+    Raises:
+        TensorError: a log does not say why.
+    """
+    empty = empty_files(latents.values())
+    failed = table.loc[[latents.get(item_id) in empty for item_id in table["id"]], ["sheet_row", "id", "image"]]
+    failed["sheet_row"] = failed["sheet_row"].astype(int)
+    failed["reason"] = [joblog.failure(item_log(item_id)) for item_id in failed["id"]]
+    for item_id in failed.loc[failed["reason"] == "", "id"]:
+        raise TensorError(f"{latents[item_id]} is empty, and {item_log(item_id)} does not say why: run snakemake again")
+    return failed
 
 
 def stack(
@@ -138,12 +169,13 @@ def csv_bytes(table: pd.DataFrame) -> bytes:
 
 
 def provenance(config: dict[str, Any], model: dict[str, Any], count: int) -> dict[str, Any]:
-    """What made the latents: model, recipe version, config, and the software at the time of stacking."""
+    """What made the latents: model, recipe version, config, and the workflow and software at the time of stacking."""
     packages = ("torch", "diffusers", "transformers", "pillow", "numpy", "snakemake")
     return {
         "items": count,
         "model": model,
         "recipe_version": RECIPE_VERSION,
+        "workflow": workflow(),
         "software": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "config": config,
     }
