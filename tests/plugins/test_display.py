@@ -144,7 +144,15 @@ def test_what_is_happening_is_named(monkeypatch):
     assert "loading the model" in run.show()[-1]
     write_log(1, f"{joblog.LOADING}\n{joblog.WORKING}\n")
     assert "extracting" in run.show()[-1]
+    run.start(2, id="p2")
+    write_log(2, f"{joblog.LOADING}\n")  # not said once more since then
     run.finish(1)
+    run.start(3, id="p3")
+    assert "extracting" in run.show()[-1]
+    write_log(3, f"{joblog.LOADING}\n")  # another resident
+    assert "loading the model" in run.show()[-1]
+    for number in (2, 3):
+        run.finish(number)
     for number, (rule, words) in enumerate(list(STEPS.items())[3:7], start=20):
         run.start(number, rule)
         assert words in run.show()[-1]

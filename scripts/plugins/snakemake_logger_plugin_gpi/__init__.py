@@ -229,7 +229,8 @@ class LogHandler(LogHandlerBase):
     def _print(self, record: logging.LogRecord) -> None:
         """Print a record as Snakemake does."""
         if self.default.filter(record) and (text := self.format(record)) not in ("", "None"):
-            self.area.say(text, STYLES.get(record.levelname, ""))
+            space = "\n" if getattr(record, "event", None) == LogEvent.JOB_INFO else ""
+            self.area.say(space + text, STYLES.get(record.levelname, ""))
 
     def _end_dry_run(self) -> None:
         """Say what would run, once."""

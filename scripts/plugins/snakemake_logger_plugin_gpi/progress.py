@@ -137,7 +137,8 @@ class Progress:
             return []
         each = (self._last_done - self._began) / done
         left = each * (self.total["extract"] - done - len(self.failed)) - (self.clock() - self._last_done)
-        return [f"{_duration(each)} each", *([f"about {_duration(left)} left"] if left >= 1 else [])]
+        each_text = f"{each:.1f} s" if each < 9.95 else _duration(each)
+        return [f"{each_text} each", *([f"about {_duration(left)} left"] if left >= 1 else [])]
 
     def _items(self) -> list[Job]:
         return [job for job in self.running.values() if job.step == "extract"]
@@ -155,8 +156,9 @@ class Progress:
         lines = [_last_line(job.log) for job in islice(self._items(), LOGS_READ)]
         if self.is_grouped and not any(line is not None for line in lines):
             return "waiting for the cluster"
-        is_loading = joblog.LOADING in lines or not self.done["extract"]
-        return joblog.LOADING if is_loading and joblog.WORKING not in lines else STEPS["extract"]
+        # Each log tells of it once more only some time after the model is loaded.
+        is_loading = set(lines) == {joblog.LOADING} or (not self.done["extract"] and joblog.WORKING not in lines)
+        return joblog.LOADING if is_loading else STEPS["extract"]
 
 
 def _counted(count: int, what: str) -> str:
@@ -164,8 +166,6 @@ def _counted(count: int, what: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
