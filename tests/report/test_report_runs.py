@@ -74,7 +74,7 @@ def test_the_name_of_a_column_runs_nothing_in_either_report(demo, copy, tmp_path
     assert pages[1].loaded == []
     for page in (ours, tmp_path / "out.html"):
         assert title_in_browser(page) != "owned"
-    # Even what got into our page would not run: its policy allows no script. Without the policy it would.
+    # Even what got into our page would not run: its policy allows our script alone. Without the policy it would.
     for policy, title in ((r"\g<0>", "Latents of 30 items: report"), ("", "owned")):
         changed = re.sub(r"<meta http-equiv=.Content-Security-Policy.[^>]*>", policy, html)
         (tmp_path / "changed.html").write_text(changed.replace("</body>", f"{column}</body>"), encoding="utf-8")

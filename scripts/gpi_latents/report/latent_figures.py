@@ -72,7 +72,7 @@ def draw_values(found: measures.Values, outlying: dict[str, np.ndarray], ids: pd
         for panel, table, kind in zip(panels[1:], (found.means, found.stds), outlying, strict=True):
             values = table[:, channel]
             outlies = outlying[kind][:, channel]
-            places: np.ndarray = channel - 0.42 + random.uniform(-0.3, 0.3, count)
+            places = channel - 0.42 + random.uniform(-0.3, 0.3, (count,))
             tips = [f"{item} (row {row}), {kind} {values[row]:.3g}" for row, item in enumerate(ids)]
             some = np.flatnonzero(outlies)[: style.MOST_POINTS // (2 * channels)]
             for rows, looks in ((np.flatnonzero(~outlies), usual), (some, unusual)):

@@ -91,32 +91,29 @@ def color_groups(column: pd.Series) -> tuple[str, list[Group]]:
     return "categories", groups
 
 
-def choices(index: pd.DataFrame, first: str | None) -> str:
-    """The columns that a reader of the page can choose to colour the map by, for templates/map.js.
+def choices(index: pd.DataFrame, drawn: str | None) -> str:
+    """The columns by which a reader of the page can colour the map, for templates/map.js.
 
     Args:
         index: the index table, every cell a text.
-        first: the column that colours the map before.
+        drawn: the column that colours it already.
 
     Returns:
-        JSON of a list, at most `MOST_CHOICES` long, empty if there is nothing to choose. Each has its `name` and, for
-        each dot in the order of their rows, its `numbers` (null where blank); or its `groups`, each with `name` and
-        `kind`, and the place of each dot's among them, `of`.
+        JSON of a list, at most `MOST_CHOICES` long: of each its `name` and, for the dots in the order of their rows, its
+        `numbers` (null where blank); or its `groups`, with `name` and `kind`, and which of these each dot is `of`.
     """
     rows = shown_rows(len(index))
     found: list[dict[str, Any]] = []
-    for name in sorted({*index} - NO_CHOICES, key=lambda name: (name != first, list(index).index(name))):
+    for name in [name for name in index if name not in NO_CHOICES and name != drawn]:
         kind, groups = color_groups(index[name])
         if kind == "numbers":
-            numbers = pd.to_numeric(index[name].iloc[rows], errors="coerce").to_numpy(float)
+            numbers = pd.to_numeric(index[name].iloc[rows], errors="coerce").astype(float)
             found.append({"name": name, "numbers": [None if np.isnan(number) else number for number in numbers]})
         elif len(groups) > 1:
-            of = sum(place * group.members for place, group in enumerate(groups))
+            of = np.argmax([group.members[rows] for group in groups], axis=0)
             names = [{"name": style.cut(group.name, 30), "kind": group.kind} for group in groups]
-            found.append({"name": name, "groups": names, "of": np.asarray(of)[rows].tolist()})
-        if len(found) == MOST_CHOICES:
-            break
-    return json.dumps(found, ensure_ascii=False, allow_nan=False) if len(found) > 1 else "[]"
+            found.append({"name": name, "groups": names, "of": of.tolist()})
+    return json.dumps(found[:MOST_CHOICES], ensure_ascii=False, allow_nan=False)
 
 
 def draw_map(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import markupsafe
 from gpi_latents.digests import file_digest
 from gpi_latents.files import write_whole
 from gpi_latents.paths import DEMO_PICTURES, FIGURES, INDEX
-from gpi_latents.report import style, verdict
+from gpi_latents.report import latent_map, style, verdict
 from gpi_latents.report.facts import notes, read_index
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -46,6 +48,7 @@ def build(names: list[str], provenance_file: Path, output: Path, numbers: Path) 
         lstrip_blocks=True,
     )
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    script = (TEMPLATES / "map.js").read_text(encoding="utf-8")
     noted, failed = notes(index), provenance.get("failed", [])
     html = environment.get_template("report.html").render(
         figures=figures,
@@ -59,6 +62,9 @@ def build(names: list[str], provenance_file: Path, output: Path, numbers: Path) 
         palette=style.PALETTE,
         now=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M UTC%z"),
         listed=LISTED,
+        map_columns=latent_map.choices(index, facts["map"]["column"]),
+        script=markupsafe.Markup(script),
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_whole(output, html.encode())
     content = {"version": 1, "verdict": verdict.as_json(found), "figures": without_pictures(facts)}
