@@ -99,8 +99,8 @@ def choices(index: pd.DataFrame, drawn: str | None) -> str:
         drawn: the column that colours it already.
 
     Returns:
-        JSON of a list, at most `MOST_CHOICES` long: of each its `name` and, for the dots in the order of their rows, its
-        `numbers` (null where blank); or its `groups`, with `name` and `kind`, and which of these each dot is `of`.
+        JSON of a list, at most `MOST_CHOICES` long: of each its `name` and, for the dots in the order of their rows,
+        its `numbers` (null where blank); or its `groups`, with `name` and `kind`, and which of these each dot is `of`.
     """
     rows = shown_rows(len(index))
     found: list[dict[str, Any]] = []

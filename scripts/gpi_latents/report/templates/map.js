@@ -66,6 +66,6 @@ const label = document.createElement("label");
 const select = document.createElement("select");
 label.append("Colours show ", select);
 select.append(...[{ name: figure.dataset.drawn }, ...columns].map(({ name }, place) => new Option(name, place)));
-select.style.maxWidth = "100%";
+select.style.cssText = "font: inherit; max-width: 100%";
 select.addEventListener("change", () => show(columns[select.value - 1]));
 figure.prepend(label, legend);
