@@ -191,3 +191,29 @@ def test_a_latent_is_lost_if_its_checksum_exists_and_a_picture_if_its_latent_doe
     assert run.lost_results(CONFIG, ids, checksums) == [*latents, "results/images/gen_b.png"]
     assert run.lost_results(CONFIG | {"output_image_dir": None}, ids, checksums) == latents
     assert run.lost_results(CONFIG, ids, checksums[1:]) == latents[1:]  # of a batch
+
+
+# --- The list of `check` ---
+
+
+def test_the_list_of_check_stays_as_long_as_its_rows_and_pictures_are_as_it_says():
+    make("a.png", "b.png")
+    sheet = pd.DataFrame({"id": ["a", "b"], "image": ["a.png", "b.png"]}, index=[2, 3])
+    listed = "sheet_row,id,image,problem,notes\n3,b,b.png,too large,\n"
+
+    def is_kept(sheet: pd.DataFrame) -> bool:
+        make(paths.CHECK)
+        Path(paths.CHECK).write_text(listed)
+        os.utime(paths.CHECK, (made := Path("b.png").stat().st_ctime + 1, made))
+        run.remove_outdated_check(sheet)
+        return Path(paths.CHECK).exists()
+
+    assert is_kept(sheet)
+    assert is_kept(sheet.assign(id=["other", "b"]))
+    assert not is_kept(sheet.drop(3))
+    assert not is_kept(sheet.assign(image=["a.png", "a.png"]))
+    assert not is_kept(sheet.rename({3: 4}))
+    is_kept(sheet)
+    os.utime(paths.CHECK, (0, 0))  # so that the picture is newer
+    run.remove_outdated_check(sheet)
+    assert not Path(paths.CHECK).exists()

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from gpi_latents import paths
 from gpi_latents.errors import InputError
 from gpi_latents.files import dangling_link, empty_files, future_files, missing_files, remove_files
@@ -152,6 +154,25 @@ def set_report_aside() -> None:
     if os.path.exists(paths.REPORT):
         os.replace(paths.REPORT, paths.EARLIER_REPORT)
     remove_files([paths.REPORT_JSON])
+
+
+def remove_outdated_check(sheet: pd.DataFrame) -> None:
+    """Remove the list of `check` if one of its rows is gone from the sheet, or its picture changed since then.
+
+    Args:
+        sheet: as `sheet.read_items` returns it.
+    """
+    try:
+        listed = pd.read_csv(paths.CHECK, dtype=str, keep_default_na=False)
+        rows = {*listed[["sheet_row", "id", "image"]].itertuples(index=False, name=None)}
+        made = os.stat(paths.CHECK).st_mtime
+    except (OSError, ValueError, KeyError):  # none, or none of ours
+        return
+    known = zip(map(str, sheet.index), sheet["id"], sheet["image"], strict=True)
+    # The time of change is also that of a picture that was copied with its older date.
+    changed = (image for _, _, image in rows if os.path.exists(image) and os.stat(image).st_ctime > made)
+    if not rows.issubset(known) or any(changed):
+        remove_files([paths.CHECK])
 
 
 def lost_results(config: Mapping[str, Any], ids: Iterable[str], checksums: Iterable[str]) -> list[str]:

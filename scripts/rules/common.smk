@@ -99,6 +99,7 @@ def begin(log=None):
     except InputError as error:
         raise WorkflowError(str(error)) from None
     remove_other_plans(STUDY.plan)
+    run.remove_outdated_check(STUDY.sheet)
     slurm.forget_submitted()
     CLOSING.begin()
     # With --touch nothing is made, and the logs go on telling when each item was. A workflow that uses this one as a

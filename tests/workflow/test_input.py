@@ -87,6 +87,10 @@ def test_check_lists_all_bad_pictures_at_once_and_needs_no_model(study):
         (photos / f"p{number}.png").write_bytes(whole)
     assert "All 7 pictures can be read." in study.run("check").text
     assert not list((study.folder / "results").rglob("*.pt"))
+    assert (study.folder / "results/check.csv").exists()  # it names p6, which is CMYK
+    study.sheet(rows[:6])
+    study.run("orphans")
+    assert not (study.folder / "results/check.csv").exists()
 
 
 @pytest.mark.fault("picture")
