@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -63,16 +64,17 @@ class Page(HTMLParser):
             self.text += data
 
 
-def title_in_browser(page: Path) -> str:
-    """The title of a page in headless Chromium, after its scripts have run."""
+def page_in_browser(page: Path, *options: str) -> tuple[str, str]:
+    """The title of a page in headless Chromium, after its scripts have run, and what the program prints meanwhile."""
     program = shutil.which("chromium-headless-shell")
     if program is None:
         reason = "Chromium is not installed: apt-get install chromium-headless-shell"
         (pytest.fail if os.environ.get("REQUIRE_CHROMIUM") else pytest.skip)(reason)
-    command = [program, "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
-    (title,) = re.findall("<title>(.*?)</title>", dom, re.DOTALL)[:1]
-    return title.strip()
+    options = ("--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", *options)
+    command = [program, *options, "--dump-dom", page.as_uri()]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    (title,) = re.findall("<title>(.*?)</title>", run.stdout, re.DOTALL)[:1]
+    return unescape(title.strip()), run.stderr
 
 
 def check_page(html: str) -> Page:
@@ -126,11 +128,13 @@ def make_results(
     return Results(load_config(keys), index)
 
 
-def write_log(item_id: str, seconds: float, total_seconds: float, device: str) -> None:
+def write_log(
+    item_id: str, seconds: float, total_seconds: float, device: str, done: Sequence[str] = ("PNG 64 x 64 RGB",)
+) -> None:
     """The log of an item that worked."""
     log = Path(paths.item_log(item_id))
     log.parent.mkdir(parents=True, exist_ok=True)
-    finished = joblog.Finished(["PNG"], [1, 4, 8, 8], seconds, total_seconds, device)
+    finished = joblog.Finished([], [1, 4, 8, 8], seconds, total_seconds, device, list(done))
     log.write_text(f"loading the model\n{joblog.line(finished)}\n")
 
 
@@ -154,9 +158,10 @@ def draw_figures(results: Results, names: Iterable[str] | None = None) -> dict[s
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 
 
-def build_page(results: Results) -> Page:
+def build_page(results: Results, **provenance: Any) -> Page:
     """Write the report of figures that are drawn, as scripts/report.py does."""
     origin = {"model": {"model_id": "demo"}, "recipe_version": 1, "software": {}, "config": results.config}
+    origin |= provenance
     Path(paths.PROVENANCE).write_text(json.dumps(origin))
     files = [Path(path) for path in (paths.PROVENANCE, paths.REPORT, paths.REPORT_JSON)]
     page.build(paths.figures(results.config, results.index), *files)

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from gpi_latents.errors import InputError
 from gpi_latents.report import measures
-from gpi_latents.report.facts import NAMED
 from gpi_latents.report.latent_map import color_column, color_groups
 from helpers.report import draw_figures, random_latents
 from helpers.study import ROOT

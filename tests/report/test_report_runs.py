@@ -8,7 +8,7 @@ import shutil
 import pandas as pd
 import pytest
 from gpi_latents import paths
-from helpers.report import Page, check_page, title_in_browser
+from helpers.report import Page, check_page, page_in_browser
 from helpers.study import Study
 
 
@@ -73,12 +73,12 @@ def test_the_name_of_a_column_runs_nothing_in_either_report(demo, copy, tmp_path
     assert pages[1].tags == pages[0].tags
     assert pages[1].loaded == []
     for page in (ours, tmp_path / "out.html"):
-        assert title_in_browser(page) != "owned"
+        assert page_in_browser(page)[0] != "owned"
     # Even what got into our page would not run: its policy allows our script alone. Without the policy it would.
     for policy, title in ((r"\g<0>", "Latents of 30 items: report"), ("", "owned")):
         changed = re.sub(r"<meta http-equiv=.Content-Security-Policy.[^>]*>", policy, html)
         (tmp_path / "changed.html").write_text(changed.replace("</body>", f"{column}</body>"), encoding="utf-8")
-        assert title_in_browser(tmp_path / "changed.html") == title
+        assert page_in_browser(tmp_path / "changed.html")[0] == title
 
 
 @pytest.mark.fault("stranger")
