@@ -13,7 +13,7 @@ from gpi_latents import joblog
 from snakemake.logging import DefaultFormatter
 from snakemake.settings.types import OutputSettings, Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
-from snakemake_logger_plugin_gpi.progress import STEPS, Progress
+from snakemake_logger_plugin_gpi.progress import STEPS
 
 WIDTH = 100
 
@@ -67,7 +67,14 @@ class Run:
     def start(self, number: int, rule: str = "extract", indent: bool = False, **wildcards: str) -> None:
         log = [f"{rule}{number}.log"]
         fields = {"rule_name": rule, "wildcards": wildcards, "log": log, "indent": indent, "shellcmd": f"do {number}"}
-        rest = {"input": [], "output": [], "resources": {}, "reason": "Missing output", "threads": 1, "priority": 0}
+        rest = {
+            "input": ["a.png"],
+            "output": [],
+            "resources": {},
+            "reason": "Missing output",
+            "threads": 1,
+            "priority": 0,
+        }
         rest |= {"rule_msg": None, "local": False, "is_checkpoint": False, "benchmark": None}
         self.log(f"Rule: {rule}", event=LogEvent.JOB_INFO, jobid=number, **fields, **rest)
         self.log(f"Shell command: do {number}", event=LogEvent.SHELLCMD, cmd=f"do {number}", indent=indent)
@@ -103,28 +110,26 @@ def worked(seconds: float) -> str:
     return joblog.line(joblog.Finished([], [4, 8, 8], seconds, seconds, "cpu")) + "\n"
 
 
-def test_time_left_is_that_of_the_items_of_this_run_without_loading_the_model():
-    now = [0.0]
-    progress = Progress(lambda: now[0])
-    progress.steps = {step: step for step in STEPS}
-    assert progress.plan({"extract": 10, "stack": 1, "total": 11}) == "10 items to extract, then the stack"
+def test_time_left_is_that_of_the_items_of_this_run_without_loading_the_model(monkeypatch):
+    run = Run(monkeypatch)
+    progress = run.handler.progress
+    run.plan(extract=10, stack=1)
     for number in (1, 2):
-        progress.start(number, "extract", {"id": f"p{number}"}, f"extract{number}.log", "")
-    for number in range(1, 3):
+        run.start(number, id=f"p{number}")
         write_log(number, worked(4.0))
-    now[0] = 104.0  # after 100 s of loading
-    progress.finish(1)
+    run.now = 104.0  # after 100 s of loading
+    run.finish(1)
     assert progress.current()[:2] == ("extracting", "1 of 10 items")  # the second is in flight with it
-    progress.finish(2)
+    run.finish(2)
     assert progress.pace() == ["2.0 s each", "about 16 s left"]
-    now[0] = 107.0
+    run.now = 107.0
     assert progress.pace() == ["2.0 s each", "about 13 s left"]
-    progress.start(3, "extract", {"id": "p3"}, "extract3.log", "")
+    for number in (3, 4):
+        run.start(number, id=f"p{number}")
     write_log(3, "error: no picture\n")
-    assert progress.fail(3) == "p3: no picture"
-    progress.start(4, "extract", {"id": "p4"}, "extract4.log", "")
+    run.fail(3)
     assert progress.current()[1:] == ("2 of 10 items, 2.0 s each, about 11 s left, 1 failed", 0.2)
-    now[0] = 500.0
+    run.now = 500.0
     assert progress.pace() == ["2.0 s each"]  # no time left is better than a negative one
 
 
@@ -218,11 +223,12 @@ def test_of_many_failed_items_three_are_told_and_all_are_counted(monkeypatch):
     run.plan(extract=9)
     for number in range(7):
         run.start(number, id=f"p{number}")
-        write_log(number, f"{joblog.LOADING}\nerror: the picture is {'very ' * 30}bad\n")
-    for number in range(5):
+        write_log(number, f"{joblog.LOADING}\nerror: a.png: the picture is {'very ' * 30}bad\n")
+    for number in range(4):
         run.fail(number)
+    run.finish(4)  # where the study skips what fails
     *lines, last = run.show()
-    assert [line.split(":")[:2] for line in lines[1:]] == [["failed", f" p{number}"] for number in range(3)]
+    assert [line[:23] for line in lines[1:]] == [f"failed: p{number}: the picture" for number in range(3)]
     assert all(len(line) <= WIDTH for line in lines)
     assert last.endswith("0 of 9 items, 5 failed")
     run.log("Terminating processes on user request, this might take some time.")

@@ -150,7 +150,7 @@ class LogHandler(LogHandlerBase):
             self._tell_message(record)
 
     def _count(self, event: LogEvent | None, record: Any) -> str | None:
-        """Count what a record says; returns which of our jobs failed and why, None for any other record."""
+        """Count what a record says; returns which item failed and why, None where the record is to be shown."""
         if event == LogEvent.RUN_INFO:
             self._plan(getattr(record, "stats", None) or {})
         elif event == LogEvent.GROUP_INFO:
@@ -190,8 +190,7 @@ class LogHandler(LogHandlerBase):
                 {"rule": record.rule_name, "wildcards": dict(record.wildcards or {}), "reason": record.reason}
             )
             return
-        log, command = next(iter(record.log), ""), record.shellcmd or ""
-        self.progress.start(record.jobid, record.rule_name, record.wildcards or {}, log, command)
+        self.progress.start(record)
         if self.shows_progress and not self.ticker.ident:
             self.ticker.start()
         if self.progress.has_others():

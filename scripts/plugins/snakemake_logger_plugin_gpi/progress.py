@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 # Our rules in the order of a run, and what is said while one runs. All of them print into their logs.
 STEPS = {
@@ -30,6 +31,7 @@ class Job:
     name: str  # to call it by, such as an item's id
     log: str
     command: str
+    picture: str  # an item's; of any other job, its first input
 
 
 class Progress:
@@ -70,10 +72,18 @@ class Progress:
             parts.append(f"and {', '.join(others)}")
         return "; ".join(parts or others)
 
-    def start(self, number: int, rule: str, wildcards: Mapping[str, str], log: str, command: str) -> None:
-        step = self.steps.get(rule, "")
-        self.running[number] = Job(rule, step, next(iter(wildcards.values()), rule), log, command)
-        if step == "extract":
+    def start(self, record: Any) -> None:
+        """Take in Snakemake's record of a job that starts."""
+        rule = record.rule_name
+        self.running[record.jobid] = job = Job(
+            rule=rule,
+            step=self.steps.get(rule, ""),
+            name=next(iter((record.wildcards or {}).values()), rule),
+            log=next(iter(record.log), ""),
+            command=record.shellcmd or "",
+            picture=next(iter(record.input), ""),
+        )
+        if job.step == "extract":
             self._in_flight = max(self._in_flight, len(self._items()))
             self._began = self._began or self.clock()
 
@@ -81,7 +91,7 @@ class Progress:
         """Count a job that ended well; returns why its item failed, if the study skips what fails."""
         if (job := self.running.pop(number, None)) is None:
             return ""
-        if job.step == "extract" and (reason := _failure(job.log)):
+        if reason := _failure(job):
             self.failed.add(number)
             return f"{job.name}: {reason}"
         self.failed.discard(number)  # at a second attempt
@@ -94,15 +104,18 @@ class Progress:
         return ""
 
     def fail(self, number: int, is_in_group: bool = False) -> str:
-        """Count a job that failed; returns which and why, empty if it did not: a group calls all its jobs failed."""
+        """Count a job that failed; returns which item it is and why, empty if it is none.
+
+        A group calls all its jobs failed, those too that ended well, and those that were not reached.
+        """
         if (job := self.running.pop(number, None)) is None:
             return ""
-        reason = _failure(job.log) if job.step == "extract" else ""
+        reason = _failure(job)
         if is_in_group and not reason:
             self.done["extract"] += _seconds(job.log) > 0
             return ""
         self.failed.add(number)
-        return f"{job.name}: {reason}" if reason else job.name
+        return f"{job.name}: {reason}" if reason else job.name if job.step == "extract" else ""
 
     def has_others(self) -> bool:
         """Whether a rule runs that may print to the terminal, since it is not ours."""
@@ -182,10 +195,13 @@ def _last_line(path: str) -> str | None:
         return None
 
 
-def _failure(log: str) -> str:
+def _failure(job: Job) -> str:
+    """Why an item failed; empty if it did not, or for any other job."""
+    if job.step != "extract":
+        return ""
     from gpi_latents import joblog
 
-    return joblog.failure(log)
+    return joblog.failure(job.log).removeprefix(f"{job.picture}: ")
 
 
 def _seconds(log: str) -> float:
