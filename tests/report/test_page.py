@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import re
 from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gpi_latents import paths
 from gpi_latents.report import latent_figures, measures, picture_figures
-from helpers.report import build_page, draw_figures, random_latents
+from helpers.report import build_page, draw_figures, random_latents, write_log
+from PIL import Image
 
 HOSTILE = "<script>alert(1)</script> <img src=http://x.example/y.png onerror=alert(2)> {{ 7 * 7 }} $\\alpha$ 図 \x07"
 
@@ -136,3 +141,62 @@ def test_without_notes_there_is_no_section_of_notes(made, columns):
     results = made(random_latents(3), pictures=False, **columns)
     draw_figures(results)
     assert "notes" not in build_page(results).ids
+
+
+def test_the_verdict_comes_first_and_is_in_the_json_file_with_the_figures_numbers(made):
+    results = made(random_latents(6), outcome=["1"] * 5 + [HOSTILE])
+    facts = draw_figures(results)
+    page = build_page(results)
+    assert "Ready to estimate" in page.text
+    told = json.loads(Path(paths.REPORT_JSON).read_text(encoding="utf-8"))
+    assert told["version"] == 1
+    assert told["verdict"] == {"ready": True, "findings": []}
+    assert told["figures"]["reconstruction"]["items"] == facts["reconstruction"]["items"]
+    assert "data:image" not in json.dumps(told)
+
+    results.index["outcome"] = ["1"] * 5 + [" "]
+    page = build_page(results, failed=[{"sheet_row": 7, "id": "bad", "image": HOSTILE, "reason": "no picture"}])
+    text = " ".join(page.text.split())
+    assert "Look at 1 thing first 1 item failed and is left out of the tensor" in text
+    assert "#failed" in page.links
+    assert '<td class="number">7</td><td class="id">bad</td>' in Path(paths.REPORT).read_text(encoding="utf-8")
+    told = json.loads(Path(paths.REPORT_JSON).read_text(encoding="utf-8"))
+    assert not told["verdict"]["ready"]
+    assert [one["section"] for one in told["verdict"]["findings"]] == ["#failed"]
+
+
+def test_cards_show_treatment_and_outcome_of_both_groups_in_turn(made, monkeypatch):
+    monkeypatch.setattr(picture_figures, "SHEET_ITEMS", 10)
+    treatment = ["0"] * 30 + ["1"] * 10
+    results = made(random_latents(40), treatment=treatment, outcome=[f"{number}.25" for number in range(40)])
+    shown = draw_figures(results)["contact_sheet"]["shown"]
+    assert [one["treatment"] for one in shown] == ["0", "1"] * 5
+    assert {"p0", "p29", "p30", "p39"} <= {one["id"] for one in shown}
+    text = " ".join(build_page(results).text.split())
+    assert "p30 treatment 1 outcome 30.25 p7 treatment 0 outcome 7.25" in text
+
+
+def test_a_treatment_of_many_values_keeps_the_order_of_the_sheet(made):
+    results = made(random_latents(9), treatment=[str(number / 7) for number in range(9)])
+    shown = draw_figures(results, ["contact_sheet"])["contact_sheet"]["shown"]
+    assert [one["id"] for one in shown] == [f"p{number}" for number in range(9)]
+
+
+def test_padding_is_counted_and_greyed_on_the_cards(made):
+    results = made(random_latents(3))
+    write_log("p0", 1, 1, "cpu", ["PNG 64 x 40 RGB", "reflected to 64 x 64"])
+    write_log("p1", 1, 1, "cpu", ["PNG 640 x 400 RGB", "resized to 64 x 40", "reflected to 64 x 64"])
+    write_log("p2", 1, 1, "cpu", ["PNG 64 x 64 RGB"])
+    found = draw_figures(results)["contact_sheet"]
+    assert found["padded"] == 2
+    assert [one["padded"] for one in found["shown"]] == [True, True, False]
+    assert "2 items of 3 are padded" in build_page(results).text
+    seen, decoded = (opened(uri) for uri in found["shown"][0]["pictures"])
+    changed = np.abs(seen - decoded).mean(axis=(1, 2)) > 8  # the first one is decoded without an error
+    assert set(range(13, 51)) <= {*np.flatnonzero(~changed)} <= {*range(11, 53)}
+
+
+def opened(uri: str) -> np.ndarray:
+    """The picture in a data URI, int (height, width, 3)."""
+    with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as picture:
+        return np.asarray(picture.convert("RGB"), int)

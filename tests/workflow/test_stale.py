@@ -121,6 +121,7 @@ def test_after_a_failed_run_the_earlier_results_are_called_so(copy):
     assert "1 of 3 items failed" in text
     assert "results/ still holds the tensor and the table of the run of 20" in text
     assert not (copy.folder / "results/report.html").exists()
+    assert not (copy.folder / "results/report.json").exists()
     assert (copy.folder / "results/report.earlier.html").exists()
     with pytest.warns(UserWarning, match=r"the sheet \S+ has changed since \(column seed, column age\)"):
         _, index = load(copy.folder / "results")
