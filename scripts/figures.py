@@ -11,5 +11,6 @@ if __name__ == "__main__":
     parser.add_argument("--plan", type=Path, required=True, help="folder with the plan of the run")
     parser.add_argument("--index", type=Path, required=True, help="the index table")
     parser.add_argument("--folder", type=Path, required=True, help="for the files")
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    raise SystemExit(exit_code(lambda: draw_all(arguments.plan, arguments.index, arguments.folder)))
+    raise SystemExit(exit_code(lambda: draw_all(**vars(arguments))))

@@ -25,6 +25,7 @@ rule figures:
         "logs/figures.log",
     conda:
         "../../envs/environment.yaml"
+    threads: 2
     resources:
         mem_mb=2000,
         runtime=60,
@@ -32,7 +33,7 @@ rule figures:
         color=map_color,
         command=command("figures.py"),
     shell:
-        "{params.command} --index {input.index:q} --folder results/report > {log:q} 2>&1"
+        "{params.command} --index {input.index:q} --folder results/report --threads {threads} > {log:q} 2>&1"
 
 
 rule report:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from gpi_latents import paths
 from gpi_latents.report import overlap
 from helpers.report import build_page, draw_figures, random_latents
 from helpers.study import Study

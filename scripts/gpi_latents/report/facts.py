@@ -28,11 +28,13 @@ class Results:
     Attributes:
         config: the workflow's.
         index: the index table, every cell a text.
+        threads: that may work on pictures side by side.
         shared: what several figures need, by its name, once it is known.
     """
 
     config: dict[str, Any]
     index: pd.DataFrame
+    threads: int = 1
     shared: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -86,13 +86,14 @@ FIGURES = {
 }
 
 
-def draw_all(plan: Path, index: Path, folder: Path) -> str:
+def draw_all(plan: Path, index: Path, folder: Path, threads: int = 1) -> str:
     """Draw the study's figures, or keep those that would be the same.
 
     Args:
         plan: folder with the plan of the run.
         index: the index table.
         folder: for the files `{name}.png`, `{name}.svg` and `{name}.json` of each figure.
+        threads: that may work on pictures side by side.
 
     Returns:
         A text for the log.
@@ -102,7 +103,7 @@ def draw_all(plan: Path, index: Path, folder: Path) -> str:
         TensorError: the tensor is damaged.
         OSError: a file cannot be read or written.
     """
-    results = Results(read_config(plan), read_index(index))
+    results = Results(read_config(plan), read_index(index), threads)
     if len(results.index) != len(open_latents(results.stacked)):
         raise InputError(f"{results.stacked} and {index} do not belong together: run snakemake again")
     style.apply()

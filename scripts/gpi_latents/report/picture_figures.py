@@ -6,6 +6,7 @@ import itertools
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 
 from gpi_latents import joblog
 from gpi_latents.errors import ItemError
-from gpi_latents.report import measures, style
+from gpi_latents.report import measures, style, svg
 from gpi_latents.report.facts import NAMED, Results
 from gpi_latents.report.measures import Pair
 
@@ -128,12 +129,11 @@ def draw_sheet(entries: list[tuple[dict[str, Any], Pair]]) -> Figure:
 
 def reconstruction(results: Results) -> tuple[Figure, dict[str, Any]]:
     """How far the decoded pictures are from the inputs."""
-    measured = []
-    unreadable: list[dict[str, Any]] = []
     rows = measures.evenly_spaced(len(results.index), MEASURED)
-    for label, pair in _pairs(results, rows, unreadable):
-        psnr, ssim = measures.errors(pair)
-        measured.append(label | {"psnr": round(psnr, 2), "ssim": round(ssim, 4)})
+    with ThreadPoolExecutor(results.threads) as pool:
+        found = [*pool.map(lambda row: measured_item(results, row), rows)]
+    measured = [one for one in found if "psnr" in one]
+    unreadable = [one for one in found if "reason" in one]
     still = sorted((one for one in measured if one["strength"] == 0), key=lambda one: one["psnr"])
     edited = sorted((one for one in measured if one["strength"] > 0), key=lambda one: one["psnr"])
     worst = still[: min(NAMED, max(1, int(WORST_SHARE * len(still))))]
@@ -152,11 +152,21 @@ def reconstruction(results: Results) -> tuple[Figure, dict[str, Any]]:
     return draw_reconstruction(still, edited), facts
 
 
+def measured_item(results: Results, row: int) -> dict[str, Any]:
+    """An item's label with its `psnr` and `ssim`, or with the `reason` why its pictures cannot be read."""
+    label = results.item_label(row)
+    try:
+        psnr, ssim = measures.errors(results.pair(row))
+    except ItemError as error:
+        return label | {"reason": str(error)}
+    return label | {"psnr": round(psnr, 2), "ssim": round(ssim, 4)}
+
+
 def draw_reconstruction(still: list[dict[str, Any]], edited: list[dict[str, Any]]) -> Figure:
     """A dot per item with its `psnr` and `ssim`; the first three at strength 0, the worst, with their `id`."""
     if not (still or edited):
         return style.text_figure("No pictures could be read.")
-    figure = style.new_figure(4.2)
+    figure = style.new_figure(3.6)
     axes = figure.subplots()
     kinds = [
         (still, style.BLUE, "o", "strength 0: error of the reconstruction"),
@@ -166,11 +176,13 @@ def draw_reconstruction(still: list[dict[str, Any]], edited: list[dict[str, Any]
     for group, color, marker, name in kinds:
         if group:
             points = [one["psnr"] for one in group], [one["ssim"] for one in group]
-            axes.scatter(*points, c=color, marker=marker, label=f"{name} ({len(group)})", **looks)
-    line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.5}
-    words: dict[str, Any] = {"size": 7, "ha": "right", "va": "center", "textcoords": "offset points"}
+            dots = axes.scatter(*points, c=color, marker=marker, label=f"{name} ({len(group)})", **looks)
+            texts = [f"{one['id']} (row {one['row']}), {one['psnr']:.1f} dB, SSIM {one['ssim']:.3f}" for one in group]
+            svg.add_tips(dots, [one["row"] for one in group], texts)
+    line = {"arrowstyle": "-", "color": style.GREY, "linewidth": 0.5}
+    words: dict[str, Any] = {"ha": "right", "va": "center", "textcoords": "offset points"}
     for number, one in enumerate(still[:3]):
-        place = (-14, -14 - 20 * number)  # below one another, since the worst are often close together
+        place = (-14, -14 - 16 * number)  # below one another, since the worst are often close together
         axes.annotate(style.cut(one["id"], 24), (one["psnr"], one["ssim"]), place, arrowprops=line, **words)
     axes.set(xlabel="PSNR in dB (further right is closer to the input)", ylabel="SSIM (further up is closer)")
     axes.margins(x=0.12, y=0.1)
