@@ -15,7 +15,7 @@ from helpers.study import ROOT
 SCRIPTS = ROOT / "scripts"
 PACKAGE = SCRIPTS / "gpi_latents"
 # Each floor may import those above it in this list, a room its own modules too.
-GROUND = {"errors", "files", "digests", "recipe", "origin", "paths", "joblog", "plan", "run", "slurm"}
+GROUND = {"errors", "files", "digests", "recipe", "origin", "paths", "version", "joblog", "plan", "run", "slurm"}
 MAY_IMPORT = {
     "model": GROUND,
     "core": GROUND,
