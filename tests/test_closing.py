@@ -125,7 +125,8 @@ def test_the_end_has_at_most_eight_lines_whatever_there_is_to_say(study):
         log(paths.item_log(item_id), FINISHED)
     lines = ran(study, [*WHOLE, "report"], WHOLE).success().splitlines()
     assert len(lines) == 8
-    assert lines[1] == "9 failed and are left out, such as row 3, p1: bad (all: my study/results/failed.csv)"
+    rows = "row 3, p1; row 3, p1; row 3, p1; and 6 more"
+    assert lines[1] == f"9 items failed and are left out: {rows} (why: my study/results/failed.csv)"
     assert "results/latents.pt is the tensor of an earlier run" in lines[6]
 
 

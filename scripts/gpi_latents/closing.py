@@ -130,11 +130,9 @@ class Closing:
             return [str(error)]
         texts = [f"{shape[0]} latents {tuple(map(int, shape))}: {self._path(stacked)}, {self._path(paths.INDEX)}"]
         if failed := left_out():
-            row = failed[0]
-            texts.append(
-                f"{len(failed)} failed and are left out, such as row {row['sheet_row']}, {row['id']}: {row['reason']} "
-                f"(all: {self._path(paths.SKIPPED)})"
-            )
+            count = f"{len(failed)} items failed and are" if len(failed) > 1 else "1 item failed and is"
+            rows = listed((f"row {each['sheet_row']}, {each['id']}" for each in failed), 3)
+            texts.append(f"{count} left out: {rows} (why: {self._path(paths.SKIPPED)})")
         if self._has("report") and os.path.exists(paths.REPORT):
             findings = report_findings()
             first = f" ({len(findings)} thing{'s' * (len(findings) > 1)} to look at first)" if findings else ""
