@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shlex
 import tempfile
@@ -95,6 +96,28 @@ def check_module(workflow: Any) -> None:
         raise InputError(
             f"The modules {first} and {module.namespace} are the same workflow, and both would write {paths.MODEL} and "
             f"other files of the same names. Give each study a folder, and {advice}"
+        )
+
+
+def check_profile(workflow: Any) -> None:
+    """Refuse to run without the settings of `profiles/`, where Snakemake cannot read them.
+
+    It takes a profile's path for a pattern, says that it uses the profile, and goes on without it.
+
+    Args:
+        workflow: Snakemake's, while it parses.
+
+    Raises:
+        InputError: the folder of this workflow has `[`, `*` or `?` in its path, and no profile is in force.
+    """
+    folder = str(paths.SCRIPTS.parent)
+    if folder == glob.escape(folder) or not (workflow.is_main_process and workflow.modifier.is_main_snakefile()):
+        return
+    if "gpu" not in workflow.resource_settings.resources:  # all of ours set it
+        raise InputError(
+            f"Snakemake reads no profile in {folder!r}, since [, * and ? in a path are a pattern to it, and without "
+            "profiles/default a run is slow and does again what need not be. Rename that folder, or go into it and run "
+            "there with --directory STUDY"
         )
 
 

@@ -37,6 +37,7 @@ if not workflow.overwrite_configfiles and os.path.isfile("config/config.yaml"):
 
 try:
     run.check_module(workflow)
+    run.check_profile(workflow)
     STUDY = Study(config, workflow.config_settings.config, is_main=workflow.is_main_process)
 except InputError as error:
     raise WorkflowError(str(error)) from None

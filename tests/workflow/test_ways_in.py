@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -145,3 +146,16 @@ def test_a_locale_without_the_letters_of_a_path_is_named_with_the_remedy(mine):
     assert "Encode" not in printed
     mine.environment["PYTHONUTF8"] = "1"
     assert "stack" in run(mine, *command, cwd=mine.folder)
+
+
+def test_a_clone_whose_profile_snakemake_cannot_read_is_refused_from_elsewhere(mine):
+    clone = mine.folder / "clone [x]"
+    for name in ("scripts", "profiles"):
+        shutil.copytree(ROOT / name, clone / name)
+    shutil.copy(ROOT / "Snakefile", clone)
+    (clone / "config").symlink_to(ROOT / "config")
+    command = [SNAKEMAKE, "--cores", "2", "-n", "--directory", mine.folder]
+    refused = run(mine, *command, "--snakefile", clone / "Snakefile", cwd=mine.folder, fails=True)
+    assert f"Snakemake reads no profile in '{clone}'" in " ".join(refused.split())
+    assert "Traceback" not in refused
+    assert "extract" in run(mine, *command, cwd=clone)
