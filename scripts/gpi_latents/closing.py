@@ -54,7 +54,7 @@ class Closing:
         texts = [*map(self._listed, ("check", "plan", "orphans")), *self._results()]
         if not self._has("stack"):
             texts.append(self._part())
-        texts += [self._counts(), cut_prompts(self._sheet()), self.replaced]
+        texts += [self._counts(is_done=True), cut_prompts(self._sheet()), self.replaced]
         if self._has("stack") and not self.is_module:
             report = "open the report; then " if self._has("report") else ""
             texts.append(
@@ -154,13 +154,18 @@ class Closing:
             return f"{made}, but not stacked: leave targets and --until out for the tensor."
         return f"The model: {self._path(paths.MODEL)}" if self._has("model") and not self._has("plan") else ""
 
-    def _counts(self) -> str:
-        """How many items were made, kept and so on, and how long it took."""
+    def _counts(self, is_done: bool = False) -> str:
+        """How many items were made, kept and so on, and how long it took.
+
+        Args:
+            is_done: whether all items that did not fail were made, even if the log of one, written on another machine,
+                has not arrived here.
+        """
         if not (wanted := len(self._sheet())):
             return ""
         logs = [paths.item_log(item_id) for item_id in self.planned]
-        made = sum(joblog.read(log) is not None for log in logs)
         failed = sum(joblog.failure(log) != "" for log in logs)
+        made = len(logs) - failed if is_done else sum(joblog.read(log) is not None for log in logs)
         rest = len(logs) - made - failed
         counts = [f"{made} made", f"{wanted - len(logs)} kept", f"{failed} failed"]
         counts += [f"{rest} not reached"] if rest else []
