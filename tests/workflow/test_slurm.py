@@ -139,7 +139,7 @@ def test_one_bad_picture_in_a_group_costs_no_other_item(clustered):
     run = clustered.run(*options, fails=True)
     assert "1 of 20 items failed" in run.text
     assert re.search(r"row 5, p3: .*pictures/p3\.png' cannot be read", run.text)
-    assert run.text.count("cannot be read") == 1
+    assert run.text.count("cannot be read") == 2  # when it happens, and in the last words
     assert len(clustered.digests()) == 19
     bad.write_bytes(whole)
     assert clustered.run(*options).jobs == {"extract": 1, "stack": 1}
