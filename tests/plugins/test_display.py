@@ -209,10 +209,11 @@ def test_a_pipe_gets_few_lines_without_control_codes(monkeypatch):
         run.now += 1
         run.finish(number)
         run.handler.show_progress()
+    run.log("Odd", logging.WARNING)
     run.log("200 latents", closing=True)
     run.handler.close()
-    first, *lines, last = run.terminal.getvalue().splitlines()
-    assert (first, last) == ("200 items to extract, then the stack", "200 latents")
+    first, *lines, odd, last = run.terminal.getvalue().splitlines()
+    assert (first, odd, last) == ("200 items to extract, then the stack", "Odd", "200 latents")
     assert len(lines) == 200 // 30
     assert lines[0] == "extracting: 30 of 200 items, 1.0 s each, about 3 min left"
     assert "\x1b" not in run.terminal.getvalue()
