@@ -232,8 +232,16 @@ def test_of_many_failed_items_three_are_told_and_all_are_counted(monkeypatch):
     assert [line[:23] for line in lines[1:]] == [f"failed: p{number}: the picture" for number in range(3)]
     assert all(len(line) <= WIDTH for line in lines)
     assert last.endswith("0 of 9 items, 5 failed")
+
+
+def test_items_that_ctrl_c_ends_are_not_called_failed(monkeypatch):
+    run = Run(monkeypatch)
+    run.plan(extract=1)
+    run.start(1, id="p1")
+    assert len(run.show()) == 2
     run.log("Terminating processes on user request, this might take some time.")
-    assert run.terminal.lines()[-1].startswith("Terminating")
+    run.fail(1)
+    assert run.show() == ["1 item to extract", "Terminating processes on user request, this might take some time."]
 
 
 def test_a_failed_group_on_a_cluster_counts_only_items_that_failed(monkeypatch):

@@ -193,8 +193,8 @@ class LogHandler(LogHandlerBase):
         self.progress.start(record)
         if self.shows_progress and not self.ticker.ident:
             self.ticker.start()
-        if self.progress.has_others():
-            self.area.erase()
+        if record.rule_name not in self.progress.steps:
+            self.area.erase()  # it may print to the terminal
 
     def _erase_if_idle(self) -> None:
         if not self.progress.running:

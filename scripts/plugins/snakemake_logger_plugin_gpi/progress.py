@@ -84,8 +84,9 @@ class Progress:
             picture=next(iter(record.input), ""),
         )
         if job.step == "extract":
-            self._in_flight = max(self._in_flight, len(self._items()))
             self._began = self._began or self.clock()
+            if not self.is_grouped:
+                self._in_flight = max(self._in_flight, len(self._items()))
 
     def finish(self, number: int) -> str:
         """Count a job that ended well; returns why its item failed, if the study skips what fails."""
