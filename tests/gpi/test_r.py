@@ -194,6 +194,16 @@ def test_the_second_version_of_npy_is_read_too(tmp_path, results):
     assert (tmp_path / "numbers").read_bytes() == values.astype("<f8").tobytes()
 
 
+@pytest.mark.fault("skip")
+def test_items_that_failed_and_were_left_out_are_a_warning_in_r_too(tmp_path, results):
+    (results / "failed.csv").write_text("sheet_row,id,image,reason\n")
+    assert "failed" not in run_r(read_code(results), tmp_path)
+    (results / "failed.csv").write_text('sheet_row,id,image,reason\n8,zoe,a.png,"cut, off"\n')
+    assert re.search(
+        r"Warning message:\s1 of \d+ items failed and are not in these", run_r(read_code(results), tmp_path)
+    )
+
+
 def test_a_sheet_that_r_wrote_is_read_as_it_was(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number, name in enumerate("abc"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -172,6 +173,21 @@ def test_damaged_files_are_named(results, name, content, kind, message):
         gpi.load(results)
     assert issubclass(kind, DataError)
     assert issubclass(kind, ValueError)
+
+
+@pytest.mark.fault("skip")
+@pytest.mark.parametrize(
+    ("draws", "said"), [(False, "1 of 7 items failed"), (True, r"1 of 7 draws failed .*means are")]
+)
+def test_items_that_failed_and_were_left_out_are_a_warning(results, draws, said):
+    if draws:
+        edit(results, lambda index: index.assign(item=index["id"], draw=1))
+    origin = json.loads((results / "provenance.json").read_text())
+    failed = [{"sheet_row": 8, "id": "zoe", "image": "a.png", "reason": "cut off"}]
+    (results / "provenance.json").write_text(json.dumps(origin | {"failed": failed}))
+    with pytest.warns(UserWarning, match=rf"^{said}.*if failing goes with treatment or outcome, estimates are biased"):
+        R, index = gpi.load(results, check=False)
+    assert len(R) == len(index) == 6
 
 
 def test_a_stale_file_of_one_item_is_caught(results):

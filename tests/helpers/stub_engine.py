@@ -6,7 +6,9 @@ Run as a program with the arguments of scripts/resident.py.
 from __future__ import annotations
 
 import json
+import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -43,6 +45,10 @@ class StubEngine:
         step("opening the picture")
         if Path(request.image).name == "hang.png":
             threading.Event().wait()
+        if Path(request.image).name == "model.png":
+            raise ModelError("a file of the model was changed")
+        if Path(request.image).name == "kill.png":
+            os.kill(os.getpid(), signal.SIGKILL)
         _, handling = open_picture(request.image)
         Path(f"{request.latent}.begun").touch()
         for _ in range(request.recipe["num_inference_steps"]):

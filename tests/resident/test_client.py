@@ -22,7 +22,7 @@ from gpi_latents import joblog, paths
 from gpi_latents.study.settings import load_config
 from gpi_latents.study.study import Study
 from helpers.bench import LONG, Bench, finished
-from helpers.study import ROOT, residents, wait_for
+from helpers.study import ROOT, draw, residents, wait_for
 
 
 def test_clients_that_start_together_get_one_resident_and_it_ends_when_idle(tmp_path):
@@ -345,3 +345,63 @@ def test_the_client_imports_nothing_heavy():
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import extract; print(*sys.modules)"
     modules = subprocess.check_output([sys.executable, "-I", "-S", "-c", code], text=True).split()
     assert not {"json", "argparse", "re", "socket", "subprocess", "pathlib", "typing"} & set(modules)
+
+
+# --- on_error: skip ---
+
+
+@pytest.mark.fault("skip")
+def test_with_skip_a_bad_item_leaves_empty_files_and_its_reason(shared):
+    (shared.folder / "bad.png").write_text("no picture")
+    (shared.folder / "results/images/bad.png").write_text("of an earlier run")
+    output = finished(shared.client("bad", image="bad.png", picture=True, on_error="skip"))
+    assert output.startswith(f"{joblog.ERROR}bad.png: the picture 'bad.png' cannot be read")
+    left = [shared.folder / "results/hidden/bad.pt", shared.folder / "results/images/bad.png"]
+    assert [path.read_bytes() for path in left] == [b"", b""]
+    for path in left:
+        path.unlink()
+
+
+@pytest.mark.fault("skip")
+def test_with_skip_what_is_no_fault_of_the_item_still_fails_it(bench):
+    def fails(message: str, **settings) -> None:
+        assert message in finished(bench.client("x", on_error="skip", **settings), 1)
+        assert not (bench.folder / "results/hidden/x.pt").is_file()
+
+    fails("of this run, cannot be read", place=10**9, image="x.png")
+    (bench.folder / "results/hidden/x.pt").mkdir()
+    fails("x.pt cannot be written: Is a directory")
+    (bench.folder / "results/hidden/x.pt").rmdir()
+    fails("is not running", run=2**22)
+    fails("a file of the model was changed", image="model.png")
+    bench.resident().terminate()
+    (bench.folder / paths.MODEL).write_text('{"model_id": "gone", "commit": null}')
+    fails("the model could not be loaded")
+    wait_for(bench.nothing_left, what="the resident to end")
+    (bench.folder / "resident.py").unlink()
+    fails("the resident model ended before it listened")
+
+
+@pytest.mark.fault("skip")
+@pytest.mark.parametrize(("told", "code"), [(b"102 accepted\n", 1), (b"102 accepted\n103 begun\n", 0)])
+def test_with_skip_a_resident_that_dies_while_loading_is_no_fault_of_the_item(bench, told, code):
+    serving = answer(bench, told, told)
+    output = finished(bench.client("x", on_error="skip"), code)
+    serving.join(60)
+    doing = "processing this item" if code == 0 else "loading"
+    assert output.count(f"the resident model ended while it was {doing}") == 2
+    assert bench.hidden() == ["x.pt"] * (code == 0)
+
+
+@pytest.mark.fault("skip")
+def test_only_the_item_that_kills_its_resident_fails(bench):
+    """Not those that were at work beside it."""
+    draw(bench.folder / "kill.png")
+    beside = bench.client("beside", num_inference_steps=200)
+    bench.begun("beside")
+    killing = bench.client("kill", image="kill.png", on_error="skip")
+    assert "error: the resident model ended while it was processing this item" in finished(killing)
+    assert "trying again with a new one" in finished(beside)
+    sizes = {path.name: path.stat().st_size for path in (bench.folder / "results/hidden").glob("*.pt")}
+    assert sizes.keys() == {"beside.pt", "kill.pt"}
+    assert (sizes["kill.pt"], sizes["beside.pt"] > 0) == (0, True)

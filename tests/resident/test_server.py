@@ -235,6 +235,18 @@ def test_without_a_resident_the_log_is_the_same(tmp_path):
     assert finished(once(bench, "-rf.png"), 1).startswith(f"{joblog.ERROR}-rf.png: ")
 
 
+@pytest.mark.fault("skip")
+def test_without_a_resident_skip_leaves_out_the_same_items(bench):
+    (bench.folder / "bad.png").write_text("no picture")
+    (bench.folder / "results/hidden/a.pt").write_text("of an earlier run")
+    output = finished(once(bench, "bad.png", "results/images/a.png", on_error="skip"))
+    assert f"\n{joblog.ERROR}bad.png: the picture 'bad.png' cannot be read" in output
+    left = [bench.folder / "results/hidden/a.pt", bench.folder / "results/images/a.png"]
+    assert [path.read_bytes() for path in left] == [b"", b""]
+    (bench.folder / "results/model.json").write_text('{"model_id": "gone", "commit": null}')
+    assert "the model gone is not on this machine" in finished(once(bench, "bad.png", on_error="skip"), 1)
+
+
 def once(bench: Bench, image: str, *pictures: str, on_error: str = "stop") -> subprocess.Popen:
     command = [sys.executable, bench.script.with_name("resident.py"), "once", "--plan", bench.plan_folder]
     command += ["--on-error", on_error]

@@ -18,6 +18,7 @@ from gpi_latents.model.source import write_model
 from gpi_latents.origin import Origin
 from gpi_latents.plan import read_config, read_plan
 from gpi_latents.recipe import model_digest
+from gpi_latents.run import remove_failed
 from gpi_latents.study.outdated import outdated
 from gpi_latents.study.study import Study
 from gpi_latents.tensors.latent_file import latent_bytes
@@ -187,6 +188,55 @@ def test_xl_items_of_an_earlier_version_without_a_negative_prompt_are_made_again
     model = json.loads(Path(paths.MODEL).read_text())
     Path(paths.MODEL).write_text(json.dumps(model | {"family": "StableDiffusionXLPipeline"}))
     assert list(study(text).stale) == ([A] if guidance > 1 else [])
+
+
+def make_without_b(found: Study) -> None:
+    """As `make`, with `on_error: skip`, where b fails."""
+    make(found, "a", is_stacked=False)
+    Path(B).write_bytes(b"")
+    Path("logs/extract").mkdir(parents=True, exist_ok=True)
+    Path(paths.item_log("b")).write_text("error: b.png: cut off")
+    Path("results/checksums").mkdir(exist_ok=True)
+    with open("results/checksums/0.sha256", "w") as file:
+        subprocess.run(["sha256sum", "--", A], stdout=file, check=True)
+    write_results(Path(found.plan), Path(paths.MODEL), *RESULTS, Path(paths.SKIPPED))
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.fault("skip")
+def test_an_item_that_was_left_out_is_tried_again_and_makes_nothing_else_stale():
+    def found(on_error: str) -> Study:
+        return study(on_error=on_error, output_image_dir=None)
+
+    make_without_b(found("skip"))
+    checksums = ["results/checksums/0.sha256"]
+    for mode in ("skip", "stop"):
+        assert found(mode).stale == {B: "failed"}  # the run was killed before it removed the empty file
+        assert found(mode).lost(checksums) == []
+    remove_failed(found("skip").config, found("skip").items)
+    assert not Path(B).exists()
+    for mode in ("skip", "stop"):
+        assert found(mode).stale == {}
+        assert found(mode).lost(checksums) == [B]
+    assert outdated(Path("results").absolute(), index()) == ""
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.fault("skip")
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SHEET.replace("30", "31"), {paths.INDEX: "column age"}),
+        (SHEET.replace("40", "41"), {}),  # of the row that is not in the table
+        (SHEET.replace("b.png", "a.png"), {paths.INDEX: "other rows"}),
+        ("".join(SHEET.splitlines(True)[:2]), {paths.INDEX: "other rows"}),
+        (SHEET + "c,a.png,x,1,30\n", {"results/checksums/0.sha256": "other rows", paths.INDEX: "other rows"}),
+    ],
+)
+def test_an_edit_of_the_sheet_is_seen_beside_an_item_that_was_left_out(text, expected):
+    make_without_b(study(on_error="skip"))
+    remove_failed(study().config, study().items)
+    assert study(text, on_error="skip").stale == expected
 
 
 def test_another_model_behind_the_same_link_is_seen(made, tmp_path):

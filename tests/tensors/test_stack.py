@@ -16,7 +16,7 @@ import safetensors
 import torch
 from gpi_latents.errors import InputError, TensorError, UserError
 from gpi_latents.origin import OF_VERSION_0_1, Origin
-from gpi_latents.plan import write_plan
+from gpi_latents.plan import read_plan, write_plan
 from gpi_latents.recipe import model_digest
 from gpi_latents.tensors.latent_file import latent_bytes
 from gpi_latents.tensors.stack import stack, write_results
@@ -154,6 +154,63 @@ def test_a_latent_that_belongs_to_another_plan_is_refused_and_leaves_no_table(pl
     with pytest.raises(TensorError, match=r"hidden_1e3\.pt was made with other settings"):
         run_stack(plan)
     assert sorted(os.listdir("results")) == ["hidden", "latents.pt", "model.json", "provenance.json"]
+
+
+def leave_out(*ids: str) -> None:
+    """What jobs leave of items that failed, with `on_error: skip`."""
+    Path("logs/extract").mkdir(parents=True, exist_ok=True)
+    for item_id in ids:
+        Path(f"results/hidden/hidden_{item_id}.pt").write_bytes(b"")
+        Path(f"logs/extract/{item_id}.log").write_text(f'working on it\nerror: {item_id}.png: it is, "cut" off\n')
+
+
+@pytest.mark.fault("skip")
+def test_items_that_failed_are_left_out_of_tensor_and_table_and_listed(planned):
+    plan, table = planned
+    leave_out("001", "nan")
+    Path("other").mkdir()
+    failed_file = Path("results/failed.csv")
+    outputs = [*OUTPUTS, failed_file]
+    assert (
+        write_results(plan, Path("results/model.json"), *outputs) == "stacked 2 latents, left out 2 items that failed"
+    )
+    assert open_latents("results/latents.pt")[:, 0, 0, 0].tolist() == [1, 3]
+    index = pd.read_csv("results/index.csv", dtype=str, keep_default_na=False)
+    expected = table.iloc[[1, 3]].assign(row=range(2)).astype(str).reset_index(drop=True)
+    pd.testing.assert_frame_equal(index, expected)
+    failed = pd.read_csv(failed_file, keep_default_na=False, dtype={"id": str})
+    assert failed.to_numpy().tolist() == [
+        [2, "001", "a b.png", '001.png: it is, "cut" off'],
+        [4, "nan", "a,b.png", 'nan.png: it is, "cut" off'],
+    ]
+    made = [path.read_bytes() for path in OUTPUTS[:2]]
+    rows = read_plan(plan).iloc[[1, 3]].assign(row=range(2))
+    write_results(
+        Path(write_plan(CONFIG, rows)), Path("results/model.json"), *[Path("other") / path.name for path in OUTPUTS]
+    )
+    assert made == [(Path("other") / path.name).read_bytes() for path in OUTPUTS[:2]]  # of a sheet without these rows
+    origin = json.loads(Path("results/provenance.json").read_text())
+    assert (origin["items"], origin["failed"]) == (2, failed.to_dict("records"))
+    with pytest.raises(TensorError, match=r"2 latents cannot be stacked"):  # with on_error: stop
+        run_stack(plan)
+    for item_id in ("001", "nan"):
+        Path(f"results/hidden/hidden_{item_id}.pt").write_bytes(latent_bytes(torch.zeros(1, 4, 2, 2)))
+    run_stack(plan)
+    assert not failed_file.exists()
+    assert "failed" not in json.loads(Path("results/provenance.json").read_text())
+
+
+@pytest.mark.fault("skip")
+def test_no_item_at_all_or_an_empty_latent_without_a_reason_is_an_error(planned):
+    plan, table = planned
+    outputs = [*OUTPUTS, Path("results/failed.csv")]
+    leave_out(*table["id"])
+    with pytest.raises(TensorError, match=r"None of the 4 items could be done; the first: 001\.png: it is"):
+        write_results(plan, Path("results/model.json"), *outputs)
+    Path("logs/extract/nan.log").write_text("working on it\n")
+    with pytest.raises(TensorError, match=r"hidden_nan\.pt is empty, and logs/extract/nan\.log does not say why"):
+        write_results(plan, Path("results/model.json"), *outputs)
+    assert not any(path.exists() for path in outputs)
 
 
 def test_a_missing_plan_and_a_damaged_model_are_named(planned):
