@@ -226,10 +226,11 @@ def test_in_a_part_of_a_study_only_its_items_are_missed(study):
             ".venv/bin/snakemake --directory 'my study' -c1",
         ),
         (".venv/bin", ["{}/.venv/bin/snakemake", "-c1"], "snakemake -c1"),
+        (".venv/bin", [".venv/bin/snakemake", "-c1"], "snakemake -c1"),
         ("", ["{}/.venv/bin/snakemake", "-c1"], "{}/.venv/bin/snakemake -c1"),
         ("", ["/lib/snakemake/__main__.py", "-c1"], f"{sys.executable} -m snakemake -c1"),
     ],
-    ids=["relative", "by its name", "whole", "module"],
+    ids=["relative", "by its name", "relative and known by its name", "whole", "module"],
 )
 def test_the_command_that_goes_on_is_the_one_that_was_given(monkeypatch, tmp_path, path, argv, expected):
     """Seen from where it was given, though Snakemake has gone to the study since."""
