@@ -305,7 +305,8 @@ def test_quiet_is_respected_and_chatter_left_out_but_nothing_unknown(monkeypatch
     run.plan(extract=1)
     run.start(1, id="p1")
     run.fail(1)
-    run.log("Odd", logging.WARNING)
+    for _ in range(3):
+        run.log("Odd", logging.WARNING)
     run.log("WorkflowError: bad", logging.ERROR, event=LogEvent.ERROR)
     run.log("Exiting because a job execution failed. Look above for error messages", logging.ERROR)
     run.log("the end", logging.ERROR, closing=True)

@@ -99,6 +99,7 @@ class LogHandler(LogHandlerBase):
         self.dry_jobs: list[dict[str, Any]] = []
         self.dry_stats: dict[str, int] = {}
         self.steps = ""  # how many are done, for workflows without words of their own
+        self.message = ""  # the last one, as some are repeated while a run ends
         self.failures_told = 0
         self.line, self.line_at = "", 0.0  # the last one of progress that was printed, and when
         self.ended = threading.Event()
@@ -210,14 +211,14 @@ class LogHandler(LogHandlerBase):
         self.area.say(text if len(text) <= width or not self.area.is_terminal else f"{text[: width - 1]}…")
 
     def _tell_message(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        before, self.message = self.message, (text := record.getMessage())
         if text.startswith(STOPPED):
             self.ended.set()
         if text.startswith("This was a dry-run"):
             self._end_dry_run()
         elif text.startswith(NOTHING) and self.words is not None:
             self.area.say(self.words.nothing_to_do())
-        elif not text.startswith(CHATTER) and METADATA not in text and not self._is_of_failure(text):
+        elif text != before and not text.startswith(CHATTER) and METADATA not in text and not self._is_of_failure(text):
             self._print(record)
 
     def _is_of_failure(self, text: str) -> bool:
