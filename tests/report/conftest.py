@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +29,13 @@ def made(tmp_path, monkeypatch) -> Callable[..., Results]:
 
 
 @pytest.fixture(scope="session")
-def drawn(tmp_path_factory) -> tuple[Page, dict[str, Any]]:
+def drawn_folder(tmp_path_factory) -> Path:
+    """The working directory of `drawn`."""
+    return tmp_path_factory.mktemp("drawn")
+
+
+@pytest.fixture(scope="session")
+def drawn(drawn_folder) -> tuple[Page, dict[str, Any]]:
     """The report of 40 items in which every kind of finding occurs, and the facts of its figures."""
     latents = random_latents(40)
     latents[17, 2] += 3
@@ -38,7 +45,7 @@ def drawn(tmp_path_factory) -> tuple[Page, dict[str, Any]]:
     strengths = ["0.8" if number in (4, 9) else "0.0" for number in range(40)]  # of those with the most noise
     treatment = [str(number % 2) for number in range(40)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("drawn"))
+        patch.chdir(drawn_folder)
         results = make_results(latents, strength=strengths, treatment=treatment)
         write_log("p0", 0.25, 0.3, "cpu")
         write_log("p1", 12.5, 20.0, "cuda:0")

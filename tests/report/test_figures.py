@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import subprocess
 import sys
@@ -10,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from gpi_latents import paths
 from gpi_latents.errors import InputError
+from gpi_latents.recipe import canonical
 from gpi_latents.report import measures
+from gpi_latents.report.figures import FIGURES, draw_all
 from gpi_latents.report.latent_map import color_column, color_groups
-from helpers.report import draw_figures, random_latents
+from helpers.report import draw_figures, random_latents, write_log
 from helpers.study import ROOT
+from matplotlib.figure import Figure
 
 
 def test_outliers_are_named_with_their_channel(drawn):
@@ -59,6 +64,8 @@ def test_run_times_come_from_the_logs(drawn):
     page, facts = drawn
     found = facts["run_times"]
     assert (found["known"], found["devices"], found["median"]) == (3, {"cpu": 2, "cuda:0": 1}, 0.5)
+    assert found["wall"] == pytest.approx(20, abs=1)  # their logs end together
+    assert found["per_minute"] == pytest.approx(9, abs=0.5)
     slowest = found["slowest"][0]
     assert (slowest["id"], slowest["seconds"], slowest["whole"]) == ("p1", 12.5, 20.0)
     assert "3 of 40 items have a log" in page.text
@@ -138,6 +145,44 @@ def test_a_damaged_tensor_is_a_message(made, monkeypatch, capsys):
     message = command(monkeypatch, capsys)
     assert message.startswith("results/latents.npy is no")
     assert len(message.splitlines()) == 1
+
+
+def test_only_figures_that_something_changed_are_drawn_again(made, monkeypatch):
+    blank = {name: source._replace(draw=lambda results: (Figure((1, 1)), {})) for name, source in FIGURES.items()}
+    monkeypatch.setattr("gpi_latents.report.figures.FIGURES", blank)  # what is drawn does not matter here
+    strengths, columns = ["0.0", "0.5"] * 15, {"treatment": ["0", "1", "1"] * 10, "outcome": ["1.5"] * 30}
+    results = made(random_latents(30), strength=strengths, **columns, **{"age": ["20", "30"] * 15})
+    every = set(draw_figures(results))
+
+    def redrawn() -> set[str]:
+        for file in Path("results/report").iterdir():  # as Snakemake does before a job
+            file.unlink()
+        Path("plan/config.json").write_text(canonical(results.config))
+        results.index.to_csv(paths.INDEX, index=False)
+        lines = draw_all(Path("plan"), Path(paths.INDEX), Path("results/report")).splitlines()
+        assert len([*Path("results/report").iterdir()]) == 3 * len(every)
+        return {line.split()[1] for line in lines if line.startswith("drew")}
+
+    assert redrawn() == set()
+    results.index.loc[3, "age"] = "31"
+    assert redrawn() == set()
+    results.index.loc[3, "outcome"] = "2.5"
+    assert redrawn() == {"contact_sheet"}
+    results.index.loc[3, "outcome"] = ""
+    assert redrawn() == {"contact_sheet", "overlap"}
+    results.index.loc[3, "treatment"] = "1"
+    assert redrawn() == {"contact_sheet", "overlap", "map"}
+    results.config["report_color"] = "age"
+    assert redrawn() == {"map"}
+    os.utime("results/images/gen_p3.png", (1, 1))
+    assert redrawn() == {"contact_sheet", "reconstruction"}
+    write_log("p3", 1.0, 2.0, "cpu")
+    assert redrawn() == {"contact_sheet", "run_times"}
+    results.index.loc[3, "sha256"] = "0" * 64
+    assert redrawn() == every
+    Path(paths.drawn("map")).write_text("{}")
+    Path(paths.drawn("values")).write_text("damag")
+    assert redrawn() == {"map", "values"}
 
 
 def test_neither_figures_nor_report_import_the_model():
