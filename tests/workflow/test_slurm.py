@@ -138,6 +138,7 @@ def test_one_bad_picture_in_a_group_costs_no_other_item(clustered):
     options = ["--resources", "gpu=2", "--default-resources", "slurm_partition=main", extra]
     run = clustered.run(*options, fails=True)
     assert "1 of 20 items failed" in run.text
+    assert "Items: 19 made, 0 kept, 1 failed, " in run.text
     assert re.search(r"row 5, p3: .*pictures/p3\.png' cannot be read", run.text)
     assert run.text.count("cannot be read") == 2  # when it happens, and in the last words
     assert len(clustered.digests()) == 19
