@@ -57,7 +57,7 @@ def build(names: list[str], provenance_file: Path, output: Path, numbers: Path) 
         titles=section_titles(names, bool(noted), bool(failed)),
         notes=noted,
         failed=failed,
-        pictures=index["image"].nunique(),
+        pictures=index["image_sha256" if "image_sha256" in index else "image"].nunique(),
         provenance=provenance,
         palette=style.PALETTE,
         now=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M UTC%z"),

@@ -179,14 +179,17 @@ def draw_reconstruction(still: list[dict[str, Any]], edited: list[dict[str, Any]
             dots = axes.scatter(*points, c=color, marker=marker, label=f"{name} ({len(group)})", **looks)
             texts = [f"{one['id']} (row {one['row']}), {one['psnr']:.1f} dB, SSIM {one['ssim']:.3f}" for one in group]
             svg.add_tips(dots, [one["row"] for one in group], texts)
-    line = {"arrowstyle": "-", "color": style.GREY, "linewidth": 0.5}
-    words: dict[str, Any] = {"ha": "right", "va": "center", "textcoords": "offset points"}
-    for number, one in enumerate(still[:3]):
-        place = (-14, -14 - 16 * number)  # below one another, since the worst are often close together
-        axes.annotate(style.cut(one["id"], 24), (one["psnr"], one["ssim"]), place, arrowprops=line, **words)
     axes.set(xlabel="PSNR in dB (further right is closer to the input)", ylabel="SSIM (further up is closer)")
     axes.margins(x=0.12, y=0.1)
-    axes.legend(loc="lower right")
+    middle, height = np.mean(axes.get_xlim()), np.mean(axes.get_ylim())
+    line = {"arrowstyle": "-", "color": style.GREY, "linewidth": 0.5}
+    for number, one in enumerate(still[:3]):
+        # Towards the middle, so that no axis is in the way, and apart, since the worst are often close together.
+        right, up = 1 if one["psnr"] < middle else -1, 1 if one["ssim"] < height else -1
+        words: dict[str, Any] = {"ha": "left" if right > 0 else "right", "va": "center", "textcoords": "offset points"}
+        place = (14 * right, (14 + 16 * number) * up)
+        axes.annotate(style.cut(one["id"], 24), (one["psnr"], one["ssim"]), place, arrowprops=line, **words)
+    figure.legend(loc="outside upper left")
     return figure
 
 
