@@ -15,7 +15,7 @@ CONFIG = {
     "output_image_dir": "results/images",
     "prefix_hidden": "hidden",
     "save_name": "gen",
-    "stacked": "all [x]/R.npy",
+    "stacked": "all/R [x].npy",
     "report": True,
 }
 
@@ -29,7 +29,7 @@ def in_study(tmp_path, monkeypatch):
     make(*(f"results/checksums/{number}.sha256" for number in range(3)))
     make("results/hidden/notes.txt", "results/images/other.png", "logs/x", "results/model.json")
     make(*(f"results/report/map.{kind}" for kind in ("png", "svg", "json")), "results/report.html")
-    tensor("all [x]/R.npy")
+    tensor("all/R [x].npy")
 
 
 def make(*files: str) -> None:
@@ -62,7 +62,7 @@ def test_files_of_rows_that_are_gone_are_listed():
 
 def test_tensors_that_the_config_no_longer_names_are_listed():
     """By what they hold, since the files of the user may have such names too."""
-    old = ["all [x]/R.pt", "results/latents.pt", "results/latents.safetensors"]
+    old = ["all/R [x].pt", "results/latents.pt", "results/latents.safetensors"]
     tensor(*old, "all [x]/other.npy", "elsewhere/R.pt")
     np.save("results/mine.npy", np.zeros(3))
     make("results/mine.pt")
