@@ -92,6 +92,26 @@ def test_a_path_that_could_run_something_in_snakemakes_report_is_refused(study, 
     assert "Traceback" not in run.output
 
 
+def drawn(study: Study) -> set[str]:
+    """The figures that the last run drew; the others it kept."""
+    lines = (study.folder / "logs/figures.log").read_text().splitlines()
+    assert [line.split()[1] for line in lines] == list(paths.FIGURES)
+    return {line.split()[1] for line in lines if line.startswith("drew")}
+
+
+@pytest.mark.long
+def test_an_edited_outcome_draws_again_only_what_shows_it(copy):
+    before = {file.name: file.read_bytes() for file in (copy.folder / "results/report").iterdir()}
+    sheet = pd.read_csv(copy.folder / "config/items.csv", dtype=str, keep_default_na=False)
+    sheet.loc[0, "outcome"] = "9.75"
+    copy.sheet(sheet.to_dict("records"))
+    assert copy.run().jobs == {"stack": 1, "figures": 1, "report": 1}
+    assert drawn(copy) == {"contact_sheet"}
+    assert "9.75" in (copy.folder / "results/report.html").read_text(encoding="utf-8")
+    for file in (copy.folder / "results/report").iterdir():
+        assert file.stem == "contact_sheet" or file.read_bytes() == before[file.name]
+
+
 def test_what_makes_the_report_again(copy):
     copy.config(report=True, report_color="size")
     assert copy.run().jobs == {"figures": 1, "report": 1}
