@@ -48,7 +48,7 @@ class StubEngine:
         if Path(request.image).name == "model.png":
             raise ModelError("a file of the model was changed")
         if Path(request.image).name == "kill.png":
-            time.sleep(1)  # so that others are at work beside it
+            time.sleep(0.5)  # so that others are at work beside it
             os.kill(os.getpid(), signal.SIGKILL)
         _, handling = open_picture(request.image)
         Path(f"{request.latent}.begun").touch()

@@ -397,7 +397,7 @@ def test_with_skip_a_resident_that_dies_while_loading_is_no_fault_of_the_item(be
 def test_only_the_item_that_kills_its_resident_fails(bench):
     """Not those that were at work beside it."""
     draw(bench.folder / "kill.png")
-    beside = bench.client("beside", num_inference_steps=200)
+    beside = bench.client("beside", num_inference_steps=100)
     bench.begun("beside")
     killing = bench.client("kill", image="kill.png", on_error="skip")
     assert "error: the resident model ended while it was processing this item" in finished(killing)
