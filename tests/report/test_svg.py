@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 from gpi_latents import paths
 from gpi_latents.report import latent_map, style, svg
-from helpers.report import build_page, draw_figures, random_latents
+from helpers.report import build_page, draw_figures, page_in_browser, random_latents
 
 HOSTILE = '</title><script>alert(1)</script> & "it\'s" #222222'
 
@@ -117,3 +118,33 @@ def test_the_columns_to_choose_from_are_those_that_colours_can_show():
     assert [group["kind"] for group in found[1]["groups"]] == ["category", "category", "blank"]
     assert found[1]["of"] == [0, 1, 2] * 3 + [0]
     assert [column["name"] for column in json.loads(latent_map.choices(table, "group"))] == ["number"]
+
+
+@pytest.mark.long
+def test_a_reader_can_choose_the_column_of_the_map_and_texts_stay_texts(made):
+    results = made(random_latents(12), pictures=False, treatment=["0", "1"] * 6, **{HOSTILE: [HOSTILE, "b"] * 6})
+    results.index["age"] = ["", *map(str, range(20, 31))]
+    draw_figures(results)
+    build_page(results)
+    page = re.sub(
+        "<meta http-equiv=.Content-Security-Policy.[^>]*>", "", Path(paths.REPORT).read_text(encoding="utf-8")
+    )
+
+    def tips_of(column: str) -> list[str]:
+        """What the dots say once a column is chosen by hand, which the page's policy would not let a script do."""
+        script = f"""
+            const choice = [...select.options].find((option) => option.text === {json.dumps(column)});
+            select.value = choice.value;
+            select.dispatchEvent(new Event("change"));
+            const titles = [...document.querySelectorAll("#map [data-row] > title")].map((title) => title.textContent);
+            const legend_shown = document.querySelector("#map-legend").getAttribute("display") !== "none";
+            document.title = JSON.stringify([...titles, legend_shown, document.scripts.length]);
+        """.replace("</", "<\\/")
+        Path("chosen.html").write_text(page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+        return json.loads(page_in_browser(Path("chosen.html").absolute())[0])
+
+    *found, legend_is_shown, scripts = tips_of(HOSTILE)
+    assert {"p1 (row 1)" + f", {HOSTILE}: b", f"p2 (row 2), {HOSTILE}: {style.cut(HOSTILE, 30)}"} <= {*found}
+    assert (len(found), legend_is_shown, scripts) == (12, False, 2)
+    assert {"p0 (row 0), age: blank", "p11 (row 11), age: 30"} <= {*tips_of("age")}
+    assert tips_of("treatment")[-2] is True
