@@ -63,6 +63,7 @@ def test_all_options_go_to_snakemake_as_they_are(call, options):
     name = study()
     assert call("run", name, *options) == [*SNAKEMAKE, *CORES, *place(name), *options]
     assert os.environ["GPI_COMMAND"] == shlex.join(["gpi-latents", "run", name, *options])
+    assert call("run", "-n", name, *options) == [*SNAKEMAKE, *CORES, *place(name), "-n", *options]
 
 
 @pytest.mark.parametrize("command", ["check", "plan", "orphans", "model"])

@@ -28,7 +28,8 @@ from gpi_latents.plan import read_config, read_item_lines, read_plan
 from gpi_latents.resident.engine import Engine, Request
 from gpi_latents.study.stale import stale_results
 
-STEPS = (2, 4, 6)  # at most so many are made of the three items; each further one takes as long
+STEPS = (2, 4, 6)  # about so many at most are made of the three items; each further one takes as long
+LEAST_STEPS = 4  # of a full run, for PNDMScheduler
 # What Snakemake takes for an item and for a run, and the report, in starts of Python with pandas, one of which is
 # timed. On the machine of docs/performance.md that takes 0.4 s when nothing else runs.
 PER_ITEM, PER_RUN, PER_REPORT = 0.04, 12, 25
@@ -98,12 +99,11 @@ def passes(recipe: Mapping[str, Any]) -> int:
 
 
 def shortened(recipe: dict[str, Any], steps: int) -> dict[str, Any]:
-    """A recipe of about so many steps, if it has more."""
+    """A recipe that makes about so many steps, if it would make more."""
     if recipe["strength"] == 0:
         return recipe
-    return recipe | {
-        "num_inference_steps": min(recipe["num_inference_steps"], 1 + math.ceil(steps / recipe["strength"]))
-    }
+    full = max(LEAST_STEPS, 1 + math.ceil(steps / recipe["strength"]))  # one more, lest rounding leaves none
+    return recipe | {"num_inference_steps": min(recipe["num_inference_steps"], full)}
 
 
 def chosen(items: pd.DataFrame) -> pd.DataFrame:
@@ -133,6 +133,7 @@ def measure(config: Mapping[str, Any], items: pd.DataFrame, workers: int) -> Mea
     Raises:
         InputError, ModelError: as `cost`.
     """
+    os.environ["DIFFUSERS_VERBOSITY"] = "error"  # without advice on few steps, before it is imported
     engine = Engine(config, workers)
     at_once = min(engine.threads, workers)
     rows = list(items.itertuples())
