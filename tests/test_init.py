@@ -66,6 +66,15 @@ def test_pictures_of_any_name_come_into_a_sheet_that_reads_as_it_is(folder):
     assert "absolute paths" in said or folder.startswith("study")
 
 
+def test_links_are_followed_once():
+    put("a.jpg", folder="disk/sub")
+    put("b.jpg")
+    os.symlink("../disk/sub", "photos/linked")
+    os.symlink("..", "disk/sub/back")
+    init("study", "photos")
+    assert list(sheet()["id"]) == ["b", "linked_a"]
+
+
 def test_ids_are_like_the_names_and_stay_when_pictures_are_added():
     names = ["ann smith.jpg", "ä.jpg", "a/x.png", "Straße.jpeg", "2024-05-01.v2.png", "北京.png", "-dash.png"]
     ids = picture_ids(names)
