@@ -195,6 +195,8 @@ def test_items_that_failed_are_left_out_of_tensor_and_table_and_listed(planned):
         run_stack(plan)
     for item_id in ("001", "nan"):
         Path(f"results/hidden/hidden_{item_id}.pt").write_bytes(latent_bytes(torch.zeros(1, 4, 2, 2)))
+    write_results(plan, Path("results/model.json"), *outputs)
+    assert failed_file.read_text() == "sheet_row,id,image,reason\n"
     run_stack(plan)
     assert not failed_file.exists()
     assert "failed" not in json.loads(Path("results/provenance.json").read_text())

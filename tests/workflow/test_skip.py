@@ -84,17 +84,13 @@ def test_a_damaged_picture_is_left_out_said_so_and_taken_in_when_it_is_mended(st
     assert study.plan() == set()
 
 
-def test_where_every_item_fails_the_run_does(study, whole):
+def test_where_every_item_fails_the_run_does(study):
     damage(study, "p0", "p1", "p2", "p3")
     run = study.run(fails=True)
     assert "None of the 4 items could be done" in run.text
     assert "4 of 4 items failed (all in logs/failed.csv)" in run.text
     assert files(study) == {"results/model.json", "results/checksums/0.sha256"}
-    for number in range(4):
-        draw(study.folder / f"pictures/p{number}.png", seed=number)
-    study.run()
-    assert results(study) == results(whole)
-    assert failed(study) == []
+    assert study.plan() == {*(f"extract p{number}" for number in range(4)), "stack"}
 
 
 def test_a_kill_between_extraction_and_stack_leaves_no_empty_file_for_a_latent(study, whole):
