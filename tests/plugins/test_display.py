@@ -253,6 +253,7 @@ def test_a_failed_group_on_a_cluster_counts_only_items_that_failed(monkeypatch):
     assert "waiting for the cluster" in run.show()[-1]
     write_log(0, worked(1))
     write_log(1, "error: no picture\n")
+    run.now = 60.0
     infos = [{"rule_name": "extract"}]
     run.log(
         "Error in group a", logging.ERROR, event=LogEvent.GROUP_ERROR, groupid="a", aux_logs=[], job_error_info=infos
@@ -262,19 +263,19 @@ def test_a_failed_group_on_a_cluster_counts_only_items_that_failed(monkeypatch):
     run.start(4, id="p4", indent=True)
     *lines, last = run.show()
     assert lines == ["9 items to extract", "failed: p1: no picture"]
-    assert "1 of 9 items" in last
-    assert last.endswith("1 failed")
+    assert last.endswith("1 of 9 items, 60 s each, about 7 min left, 1 failed")
 
 
 def test_a_failed_job_of_another_workflow_is_shown_as_snakemake_does(monkeypatch):
     run = Run(monkeypatch)
-    run.plan(extract=2, analysis=1)
-    assert run.terminal.lines() == ["2 items to extract; and analysis (1)"]
-    run.start(1, id="p1")
+    run.handler.rules = {"extract": "gpi_extract"}  # as `use rule * from gpi as gpi_*` calls it
+    run.plan(gpi_extract=2, analysis=1, report=1, all=1)
+    assert run.terminal.lines() == ["2 items to extract; and rule analysis (1), rule report (1)"]
+    run.start(1, "gpi_extract", id="p1")
     run.start(2, "analysis")
     run.now = 40.0
     run.show()
-    assert run.show() == [*run.terminal.lines()[:1], "loading the model, analysis: 0 of 2 items"]
+    assert run.show() == [*run.terminal.lines()[:1], "loading the model, rule analysis: 0 of 2 items"]
     run.terminal.write("what it prints\nin lines\n")
     run.fail(2, "analysis")
     run.handler.close()

@@ -50,16 +50,17 @@ class Progress:
         self.running: dict[int, Job] = {}
         self.failed: set[int] = set()
         self.is_grouped = False
-        self.total: Counter[str] = Counter()  # by step, or by rule for other workflows' rules
+        self.total: Counter[str] = Counter()  # by step; another workflow's rule is `rule NAME`
         self.done: Counter[str] = Counter()
         self._in_flight = 0  # the most items at a time
+        self._started = False
         self._began = self._last_done = 0.0  # work on the items, without loading the model
 
     def plan(self, jobs_per_rule: Mapping[str, int]) -> str:
         """Take in what will run; returns it in words, empty where there is nothing worth to say."""
         for rule, count in jobs_per_rule.items():
             if rule != "total":
-                self.total[self.steps.get(rule, rule)] += count
+                self.total[self._key(rule)] += count
         steps = [step for step in ("stack", "report") if self.total[step]]
         rest = " and ".join(f"the {step}" for step in steps)
         parts = []
@@ -67,7 +68,7 @@ class Progress:
             parts.append(f"{_counted(items, 'item')} to extract" + (f", then {rest}" if rest else ""))
         elif rest:
             parts.append(f"no item to extract; {rest} anew")
-        others = [f"{rule} ({count})" for rule, count in self.total.items() if count and rule not in STEPS]
+        others = [f"{key} ({count})" for key, count in self.total.items() if count and key not in {*STEPS, "rule all"}]
         if others and parts:
             parts.append(f"and {', '.join(others)}")
         return "; ".join(parts or others)
@@ -84,7 +85,8 @@ class Progress:
             picture=next(iter(record.input), ""),
         )
         if job.step == "extract":
-            self._began = self._began or self.clock()
+            if not self._started:
+                self._started, self._began = True, self.clock()
             if not self.is_grouped:
                 self._in_flight = max(self._in_flight, len(self._items()))
 
@@ -96,7 +98,7 @@ class Progress:
             self.failed.add(number)
             return f"{job.name}: {reason}"
         self.failed.discard(number)  # at a second attempt
-        self.done[job.step or job.rule] += 1
+        self.done[self._key(job.rule)] += 1
         if job.step == "extract":
             now = self.clock()
             if self.done["extract"] == 1 and not self.is_grouped:
@@ -113,7 +115,9 @@ class Progress:
             return ""
         reason = _failure(job)
         if is_in_group and not reason:
-            self.done["extract"] += _seconds(job.log) > 0
+            if _seconds(job.log):
+                self.done["extract"] += 1
+                self._last_done = self.clock()
             return ""
         self.failed.add(number)
         return f"{job.name}: {reason}" if reason else job.name if job.step == "extract" else ""
@@ -130,7 +134,7 @@ class Progress:
         """What is happening now, how far it is, and the part that is done, from 0 to 1; None if that is not known."""
         steps = {job.step for job in self.running.values()}
         step = next((step for step in STEPS if step in steps), "")
-        others = dict.fromkeys(job.rule for job in self.running.values() if not job.step)
+        others = dict.fromkeys(self._key(job.rule) for job in self.running.values() if not job.step)
         doing = ", ".join([*([self._doing(step)] if step else []), *others])
         counted = step or next(iter(others), "")
         done, total = self.done[counted], self.total[counted]
@@ -153,6 +157,9 @@ class Progress:
         left = each * (self.total["extract"] - done - len(self.failed)) - (self.clock() - self._last_done)
         each_text = f"{each:.1f} s" if each < 9.95 else _duration(each)
         return [f"{each_text} each", *([f"about {_duration(left)} left"] if left >= 1 else [])]
+
+    def _key(self, rule: str) -> str:
+        return self.steps.get(rule, f"rule {rule}")
 
     def _items(self) -> list[Job]:
         return [job for job in self.running.values() if job.step == "extract"]
