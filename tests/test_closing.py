@@ -128,7 +128,7 @@ def test_the_end_has_at_most_eight_lines_whatever_there_is_to_say(study):
     assert len(lines) == 8
     rows = "row 3, p1; row 3, p1; row 3, p1; and 6 more"
     assert lines[1] == f"9 items failed and are left out: {rows} (why: my study/results/failed.csv)"
-    assert "results/latents.pt is the tensor of an earlier run" in lines[6]
+    assert lines[6].startswith("my study/results/latents.pt is the tensor of an earlier run")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_run_for_a_part_says_what_that_is(study, asked, more, expected):
 def test_orphans_are_listed_up_to_twenty_with_the_file_of_all(study):
     log("logs/orphans.txt", "".join(f"results/hidden/hidden_{number}.pt\n" for number in range(30)))
     lines = ran(study, ["orphans"], ["orphans"]).success().splitlines()
-    heading = "30 files belong to nothing in the study as it is now; none was deleted (all: my study/logs/orphans.txt):"
+    heading = "30 files belong to nothing in the study any more; none was deleted (all: my study/logs/orphans.txt):"
     assert [lines[0], lines[1], lines[21:]] == [heading, "  - results/hidden/hidden_0.pt", ["  ... and 10 more"]]
 
 
@@ -179,11 +179,11 @@ def test_a_failed_run_ends_with_what_failed_what_is_still_there_and_the_command_
         Path(latent).unlink()
     lines = ran(study, WHOLE, WHOLE[1:], WHOLE[2:]).failure().splitlines()
     assert lines[:3] == [
-        "1 of 3 items failed (all in logs/failed.csv):",
+        "1 of 3 items failed (all in my study/logs/failed.csv):",
         "  - row 3, p1: a.png: the picture is empty",
         "1 of 3 items were not reached: run again for them.",
     ]
-    assert lines[3].startswith("results/ still holds the tensor and the table of the run of 20")
+    assert lines[3].startswith("my study/results/ still holds the tensor and the table of the run of 20")
     assert lines[4:] == [
         "Items: 1 made, 0 kept, 1 failed, 1 not reached, 1 min 26 s.",
         f"Put right what failed, then run: {ROOT}/snakemake --directory 'my study'",

@@ -40,7 +40,7 @@ class Closing:
         self.is_module = not workflow.modifier.is_main_snakefile()
         rename = workflow.modifier.modify_rulename  # as a module, the rules may have other names
         self.rules = {name: rename(name) for name in RULES}
-        self.replaced = replaced_tensor(study.config)
+        self.replaced = replaced_tensor(study.config, workflow.rundir)
         self.planned: list[str] = []
 
     def begin(self) -> None:
@@ -69,10 +69,10 @@ class Closing:
         if not self.workflow.output_settings.show_failed_logs:  # Snakemake has then shown them
             # The run began without these logs, so those that are there are of jobs that failed.
             texts += [job_log(log) for job in left if job.rule.name != self.rules["extract"] for log in job.log]
-        texts.append(unfinished(self.study.config, self._sheet()))
+        texts.append(unfinished(self.study.config, self._sheet(), self.workflow.rundir))
         if self._has("stack"):
             is_stacked = self.rules["stack"] not in {job.rule.name for job in left}
-            texts += self._results() if is_stacked else [earlier_results()]
+            texts += self._results() if is_stacked else [earlier_results(self.workflow.rundir)]
         counts = self._counts()
         texts.append(counts and f"Items: {counts}")
         if not self.is_module:
@@ -114,9 +114,7 @@ class Closing:
         if not (found := text.splitlines()):
             return "Every file in the results belongs to the study as it is now."
         count = f"{len(found)} files belong" if len(found) > 1 else "1 file belongs"
-        heading = (
-            f"{count} to nothing in the study as it is now; none was deleted (all: {self._path('logs/orphans.txt')}):"
-        )
+        heading = f"{count} to nothing in the study any more; none was deleted (all: {self._path('logs/orphans.txt')}):"
         return bulleted(heading, found)
 
     def _results(self) -> list[str]:
@@ -181,8 +179,13 @@ def job_log(path: str) -> str:
     return "\n".join(line for line in lines if not line.startswith(joblog.PROGRESS))
 
 
-def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
+def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame, start: str = ".") -> str:
     """Which items of a run that failed are not done, and why, from the logs of their jobs.
+
+    Args:
+        config: as `settings.load_config` returns it.
+        sheet: the items that were asked for.
+        start: the folder where the user stands.
 
     Returns:
         A text for the user: the failed items by row and id with the reasons (the first 20; all are in
@@ -198,7 +201,7 @@ def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame) -> str:
         with contextlib.suppress(OSError):
             write_whole(paths.FAILED, failed.to_csv(index_label="sheet_row").encode())
         lines = [f"row {row}, {item.id}: {item.reason}" for row, item in failed.iterrows()]
-        heading = f"{len(failed)} of {len(sheet)} items failed (all in {paths.FAILED}):"
+        heading = f"{len(failed)} of {len(sheet)} items failed (all in {from_where(paths.FAILED, start)}):"
         texts.append(bulleted(heading, lines))
     if rest := len(missing) - len(failed):
         texts.append(f"{rest} of {len(sheet)} items were not reached: run again for them.")
@@ -217,28 +220,31 @@ def cut_prompts(sheet: pd.DataFrame) -> str:
     return f"Prompts too long for the model: {listed(lines, 2)}" if lines else ""
 
 
-def earlier_results() -> str:
+def earlier_results(start: str) -> str:
     """That the results are those of an earlier run, as a text for the user whose run has failed; empty without any."""
     try:
         made = os.stat(paths.INDEX).st_mtime
     except OSError:
         return ""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made))
-    report = f", its report is {paths.EARLIER_REPORT}" if os.path.exists(paths.EARLIER_REPORT) else ""
-    return f"results/ still holds the tensor and the table of the run of {when}{report}."
+    report = (
+        f", its report is {from_where(paths.EARLIER_REPORT, start)}" if os.path.exists(paths.EARLIER_REPORT) else ""
+    )
+    return f"{from_where('results', start)}/ still holds the tensor and the table of the run of {when}{report}."
 
 
-def replaced_tensor(config: Mapping[str, Any]) -> str:
+def replaced_tensor(config: Mapping[str, Any], start: str) -> str:
     """The tensor of the run before, if it had another name, as a text for the user; empty otherwise."""
     before = (read_json(paths.PROVENANCE).get("config") or {}).get("stacked")
     if not before or before == config["stacked"] or not os.path.isfile(before):
         return ""
-    return f"{before} is the tensor of an earlier run, which the index table no longer describes: delete it."
+    path = from_where(before, start)
+    return f"{path} is the tensor of an earlier run, which the index table no longer describes: delete it."
 
 
 def from_where(path: str, start: str) -> str:
     """A path of the study as the user can copy it: from the folder `start` where they stand if it is below it."""
-    path = os.path.abspath(path)
+    path, start = os.path.abspath(path), os.path.abspath(start)
     return os.path.relpath(path, start) if Path(path).is_relative_to(start) else path
 
 

@@ -46,7 +46,7 @@ def test_a_dry_run_names_the_items_and_why_and_a_failed_run_the_command_that_goe
     (study.folder / "pictures/p2.png").write_bytes(b"no picture")
     text = study.run(fails=True).output
     assert text.count("row 4, p2: ") == 1
-    assert "\nresults/ still holds the tensor and the table of the run of 20" in text
+    assert "/results/ still holds the tensor and the table of the run of 20" in text
     assert "\nItems: 3 made, 1 kept, 1 failed, " in text
     assert f"\nPut right what failed, then run: snakemake --snakefile {study.workflow}/Snakefile --directory" in text
     assert "Put right what failed" in last_words(study)
