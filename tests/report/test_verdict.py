@@ -10,12 +10,17 @@ import pytest
 from gpi_latents.report import verdict
 from gpi_latents.report.verdict import Judged, findings
 
-GROUPS = [{"name": "0", "items": 30}, {"name": "1", "items": 30}]
+
+def groups(items: int, others: int, effective: float = 25.0) -> list[dict[str, Any]]:
+    of = {"effective": effective}
+    return [{"name": "0", "items": items} | of, {"name": "1", "items": others} | of]
+
+
 FACTS: dict[str, dict[str, Any]] = {
     "contact_sheet": {},
     "reconstruction": {"medians": {"psnr": 27.0, "ssim": 0.9}, "unreadable": []},
     "map": {},
-    "overlap": {"reason": None, "warn": False, "auc": 0.6, "groups": GROUPS},
+    "overlap": {"reason": None, "warn": False, "auc": 0.6, "groups": groups(30, 30)},
     "values": {"shape": [60, 4, 32, 32], "of": 60, "outlying": 0, "named": [], "far": 5.0},
     "duplicates": {"same_items": 0, "same": [], "same_draws": 0, "near": 0, "pairs": [], "below": 0.2},
 }
@@ -82,9 +87,9 @@ RAISED = [
     ),
     (judged({"overlap": {"reason": "All items have the treatment 1."}}), "#overlap", "All items have the treatment 1"),
     (
-        judged({"overlap": {"groups": [{"name": "0", "items": 950}, {"name": "1", "items": 50}]}}),
+        judged({"overlap": {"groups": groups(245, 25)}}),
         "#overlap",
-        "very unequal: 50 with the treatment 1 and 950 with 0. Below 10%",
+        "very unequal: 25 with the treatment 1 and 245 with 0. Below 10%",
     ),
     (judged(outcome=cells(" NA ", "1")), "#overlap", "Of 60 items, 1 has no outcome"),
     (
@@ -93,6 +98,11 @@ RAISED = [
         "Of 60 items, 1 has no treatment and 2 have no outcome",
     ),
     (judged(without="overlap", outcome=cells("", "1")), "#overview", "1 has no outcome"),
+    (
+        judged({"overlap": {"groups": groups(30, 16, 1.2)}}),
+        "#overlap",
+        r"the 30 items with the treatment 0 are worth 1\.2 .* below 10% is poor",
+    ),
     (judged({"overlap": {"warn": True, "auc": 0.97}}), "#overlap", "nearly give the treatment away .* 0.97"),
 ]
 NOT_RAISED = [
@@ -107,7 +117,8 @@ NOT_RAISED = [
     judged(without="reconstruction"),
     judged(without="overlap"),
     judged(notes="colour profile 'warning: none' applied"),
-    judged({"overlap": {"groups": [{"name": "0", "items": 900}, {"name": "1", "items": 100}]}}),
+    judged({"overlap": {"groups": groups(225, 25)}}),
+    judged({"overlap": {"groups": groups(30, 30, 3.0)}}),
 ]
 
 

@@ -20,6 +20,8 @@ from gpi_latents.report.overlap import is_blank
 LEAST_PSNR = {16: 24.0}
 LEAST_PSNR_OF_OTHERS = 20.0
 SMALLEST_SHARE = 0.1  # of the items in the smaller group, below which its few items decide an estimate
+# Of a group's items that its effective sample size must be; by chance, 1 treatment of 24 to 40 items in 60 has less.
+LEAST_WORTH = 0.1
 NAMED = 4  # items of a finding, and kinds of doubts, that are named
 
 
@@ -219,15 +221,23 @@ def missing_cells(judged: Judged) -> Finding | None:
 
 
 def poor_overlap(judged: Judged) -> Finding | None:
-    """Latents that give the treatment away."""
+    """Latents that give the treatment away, or weights that leave little of a group."""
     facts = judged.facts.get("overlap", {})
-    if not facts.get("warn"):
-        return None
-    return Finding(
-        f"The latents nearly give the treatment away (area under the ROC curve {facts['auc']:.2f}, of 1): the picture "
-        "shows the treatment itself, or the groups hardly overlap.",
-        "#overlap",
-    )
+    if facts.get("warn"):
+        return Finding(
+            f"The latents nearly give the treatment away (area under the ROC curve {facts['auc']:.2f}, of 1): the "
+            "picture shows the treatment itself, or the groups hardly overlap.",
+            "#overlap",
+        )
+    for group in facts.get("groups", []):
+        if group["effective"] < LEAST_WORTH * group["items"]:
+            return Finding(
+                f"Weighted by propensity, the {group['items']:,} items with the treatment {group['name']} are "
+                f"worth {group['effective']:.1f} (effective sample size), and below {LEAST_WORTH:.0%} is poor: the "
+                "groups hardly overlap, or there are too few items to tell.",
+                "#overlap",
+            )
+    return None
 
 
 FINDERS: list[Callable[[Judged], Finding | None]] = [
