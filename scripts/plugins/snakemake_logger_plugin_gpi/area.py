@@ -46,11 +46,14 @@ class Area:
 
     def draw(self, doing: str, words: str, part: float | None) -> None:
         """Show the line: what is happening, a bar for the part that is done, from 0 to 1, and how far it is."""
-        texts = Text(doing, style="bold"), Text(words)
-        room = self.console.width - sum(text.cell_len for text in texts) - 6
-        bar = [ProgressBar(total=1.0, completed=part, width=min(30, room))] if part is not None and room > 7 else []
+        name, rest = Text(doing, style="bold"), Text(words)
+        room = self.console.width - name.cell_len - rest.cell_len - 6
+        if part is not None and room > 7:
+            cells = [name, ProgressBar(total=1.0, completed=part, width=min(30, room)), rest]
+        else:
+            cells = [Text(" ").join([name, rest])]  # cut at its end, if the terminal is narrow
         grid = Table.grid(padding=(0, 1))
-        grid.add_row(self.spinner, texts[0], *bar, texts[1])
+        grid.add_row(self.spinner, *cells)
         for column in grid.columns:
             column.no_wrap = True
         with self.console.capture() as line:
