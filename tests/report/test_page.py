@@ -177,7 +177,7 @@ def test_cards_show_treatment_and_outcome_of_both_groups_in_turn(made, monkeypat
 
 
 def test_a_treatment_of_many_values_keeps_the_order_of_the_sheet(made):
-    results = made(random_latents(9), treatment=[str(number / 7) for number in range(9)])
+    results = made(random_latents(9), treatment=[str((8 - number) / 7) for number in range(9)])
     shown = draw_figures(results, ["contact_sheet"])["contact_sheet"]["shown"]
     assert [one["id"] for one in shown] == [f"p{number}" for number in range(9)]
 
