@@ -32,7 +32,7 @@ STEPS = (2, 4, 6)  # about so many at most are made of the three items; each fur
 LEAST_STEPS = 4  # of a full run, for PNDMScheduler
 # What Snakemake takes for an item and for a run, and the report, in starts of Python with pandas, one of which is
 # timed. On the machine of docs/performance.md that takes 0.4 s when nothing else runs.
-PER_ITEM, PER_RUN, PER_REPORT = 0.04, 12, 25
+PER_ITEM, PER_RUN, PER_REPORT = 0.04, 12, 15
 SNAKEMAKE_BYTES = 0.5e9  # at most, for 20,000 items (docs/performance.md)
 
 
