@@ -105,6 +105,7 @@ def test_a_kill_between_extraction_and_stack_leaves_no_empty_file_for_a_latent(s
     study.run("--unlock")
     assert (study.folder / "results/hidden/hidden_p2.pt").read_bytes() == b""
     study.config()  # on_error: stop
+    assert study.plan() == {"extract p2", "stack"}
     draw(study.folder / "pictures/p2.png", seed=2)
     assert study.run().jobs == {"extract": 1, "stack": 1}
     assert results(study) == results(whole)
