@@ -15,6 +15,7 @@ from gpi_latents.errors import ItemError
 from gpi_latents.tensors.tensor_file import open_latents
 
 CHUNK = 32 * 2**20  # bytes of the tensor that are in memory at a time
+SCATTERED = 64  # rows that are read at a time; far apart, each may map megabytes of the file around it
 PCA_SAMPLE = 1000  # items from which the axes are computed
 PCA_BYTES = 128 * 2**20  # that these may take
 AXES = 32  # principal components that the search for near-duplicates looks at
@@ -48,7 +49,7 @@ def take(path: str | Path, rows: np.ndarray) -> np.ndarray:
     """Some rows of the tensor, float32 (n, C, H, W)."""
     latents = open_latents(path)
     taken = np.empty((len(rows), *latents.shape[1:]), np.float32)
-    step = max(1, CHUNK // max(1, latents[0].nbytes))
+    step = max(1, min(SCATTERED, CHUNK // max(1, latents[0].nbytes)))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         taken[part] = open_latents(path)[rows[part]]
