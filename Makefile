@@ -13,6 +13,8 @@ install: .venv/run
 # What `gpi_latents.estimate` needs beside.
 gpi: .venv/gpi
 
+# The last line of a run repeats the command.
+run: export GPI_COMMAND = make run
 run: .venv/run
 	$(BIN)/snakemake --cores $(CORES)
 
@@ -78,7 +80,7 @@ lock: .venv/dev
 
 # The package itself comes without its dependencies, so that the pins are those of the requirements.
 .venv/run: envs/requirements.txt pyproject.toml scripts/plugins/pyproject.toml
-	@echo 'Installing about 100 packages into .venv, 2 GB: some minutes, the second time seconds.'
+	@echo 'Installing about 100 packages into .venv, 2 GB (with CUDA 6): some minutes, the second time seconds.'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement envs/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable . --editable scripts/plugins
