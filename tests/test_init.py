@@ -142,6 +142,25 @@ def test_settings_ids_and_prompts_of_the_table_are_used_and_named():
     assert "Used by the workflow, not only carried along: id, prompt, strength" in said
 
 
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [("file", "row 5: '3.jpg' is the picture '3.jpg' of row 4"), ("number", "Both 'answer' and 'number' of table.csv")],
+)
+def test_answers_to_pictures_are_never_joined_by_their_own_numbers(column, problem):
+    put(*(f"{number}.jpg" for number in (1, 2, 3, 4)))
+    shown = [2, 1, 3, 3, 4, 1]  # each picture more than once, as in a table of answers
+    cells = [f"{each}.jpg" if column == "file" else each for each in shown]
+    pd.DataFrame({"answer": range(1, 7), column: cells}).to_csv("table.csv", index=False)
+    assert problem in refused("study", "photos", table="table.csv")
+
+
+def test_a_group_of_few_values_is_not_taken_for_names():
+    put(*(f"{number}.jpg" for number in (1, 2, 3, 4)))
+    pd.DataFrame({"treatment": [1, 0, 1, 1], "picture": [4, 3, 2, 1]}).to_csv("table.csv", index=False)
+    init("study", "photos", table="table.csv")
+    assert [Path(image).stem for image in sheet()["image"]] == ["4", "3", "2", "1"]
+
+
 REFUSED = {
     "a picture in two rows": (
         "file,y\nann,1\nbob,2\nann.jpg,3\n",

@@ -123,19 +123,26 @@ def _column_of_names(table: Table, found: Mapping[str, Mapping[int, list[str]]],
             f"No column of {table.path} has names of the pictures, such as {pictures[0]!r}. Its columns: "
             f"{', '.join(table.header)}. If one has them and most rows have no picture here, name it by --by"
         )
-    # A group or an age may look like the name of a picture 1.jpg, but then many rows name the same one.
-    single = [column for column in likely if _is_one_to_one(found[column])] or likely
-    different = [column for column in single if found[column] != found[single[0]]]
-    if different:
+    named = {column: {picture for each in found[column].values() for picture in each} for column in likely}
+    # The number of a person or of an answer may be like the name of a picture 1.jpg, but it lacks the suffix.
+    likely = [column for column in likely if _has_suffix(table.cells(column), found[column])] or likely
+    # A group or a grade is like the names of a few pictures only.
+    most = max(len(named[column]) for column in likely)
+    likely = [column for column in likely if 2 * len(named[column]) >= most]
+    if different := [column for column in likely if found[column] != found[likely[0]]]:
         raise InputError(
-            f"Both {single[0]!r} and {different[0]!r} of {table.path} may name the pictures: say it by --by"
+            f"Both {likely[0]!r} and {different[0]!r} of {table.path} may name the pictures: say it by --by"
         )
-    return "image" if "image" in single else single[0]
+    return "image" if "image" in likely else likely[0]
 
 
-def _is_one_to_one(found: Mapping[int, list[str]]) -> bool:
-    pictures = [picture for each in found.values() for picture in each]
-    return len(pictures) == len(set(pictures)) == len(found)
+def _has_suffix(cells: Mapping[int, str], found: Mapping[int, list[str]]) -> bool:
+    """Whether some of the cells name their pictures with the suffix."""
+    return any(
+        cells[row].strip().casefold().endswith(os.path.splitext(picture)[1].casefold())
+        for row, pictures in found.items()
+        for picture in pictures
+    )
 
 
 def _one_each(table: Table, found: Mapping[int, list[str]], folder: str) -> dict[int, str]:
