@@ -172,8 +172,9 @@ def test_only_figures_that_something_changed_are_drawn_again(made, monkeypatch):
     assert redrawn() == {"contact_sheet", "overlap"}
     results.index.loc[3, "treatment"] = "1"
     assert redrawn() == {"contact_sheet", "overlap", "map"}
-    results.config["report_color"] = "age"
-    assert redrawn() == {"map"}
+    for column in ("age", "strength", "prompt"):
+        results.config["report_color"] = column
+        assert redrawn() == {"map"}
     os.utime("results/images/gen_p3.png", (1, 1))
     assert redrawn() == {"contact_sheet", "reconstruction"}
     write_log("p3", 1.0, 2.0, "cpu")

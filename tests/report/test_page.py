@@ -10,9 +10,10 @@ from html import unescape
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from gpi_latents import paths
-from gpi_latents.report import latent_figures, measures, picture_figures
+from gpi_latents.report import latent_figures, measures, page, picture_figures
 from helpers.report import build_page, draw_figures, random_latents, write_log
 from PIL import Image
 
@@ -200,3 +201,9 @@ def opened(uri: str) -> np.ndarray:
     """The picture in a data URI, int (height, width, 3)."""
     with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as picture:
         return np.asarray(picture.convert("RGB"), int)
+
+
+def test_pictures_of_which_version_0_1_did_not_note_the_sha256_are_counted_by_their_paths():
+    index = pd.DataFrame({"image": list("aabcd"), "image_sha256": ["", "", "", "x", "x"]})
+    assert page.count_pictures(index) == 3
+    assert page.count_pictures(index[["image"]]) == 4

@@ -110,7 +110,9 @@ def draw_all(plan: Path, index: Path, folder: Path, threads: int = 1) -> str:
     lines = []
     for name in paths.figures(results.config, results.index):
         source = FIGURES[name]
-        given = dataclasses.replace(results, index=source.table(results))
+        # The map alone has the key report_color; the column's values alone do not tell that another one is asked for.
+        used = {key: value for key, value in results.config.items() if key != "report_color" or name == "map"}
+        given = dataclasses.replace(results, config=used, index=source.table(results))
         digest = origin(given, source.files(given))
         kept = drawn_before(name, digest)
         drawn = kept or draw(name, given, digest)
@@ -150,10 +152,12 @@ def drawn_before(name: str, digest: str) -> dict[str, Any] | None:
 def origin(results: Results, files: list[str]) -> str:
     """SHA-256 of all that decides a figure: the config, the table, which has the latents' SHA-256, the dates of the
     files, and the workflow's code."""
-    config = {
-        key: value for key, value in results.config.items() if key != "report_color"
-    }  # its column is in the table
-    parts = [code_digest(), canonical(config), results.index.to_csv(index=False), canonical([*map(date, files)])]
+    parts = [
+        code_digest(),
+        canonical(results.config),
+        results.index.to_csv(index=False),
+        canonical([*map(date, files)]),
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 import markupsafe
+import pandas as pd
 
 from gpi_latents.digests import file_digest
 from gpi_latents.files import write_whole
@@ -57,7 +58,7 @@ def build(names: list[str], provenance_file: Path, output: Path, numbers: Path) 
         titles=section_titles(names, bool(noted), bool(failed)),
         notes=noted,
         failed=failed,
-        pictures=index["image_sha256" if "image_sha256" in index else "image"].nunique(),
+        pictures=count_pictures(index),
         provenance=provenance,
         palette=style.PALETTE,
         now=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M UTC%z"),
@@ -77,6 +78,13 @@ def read_figure(folder: Path, name: str) -> dict[str, Any]:
     svg = (folder / f"{name}.svg").read_text(encoding="utf-8")
     words = {"title": FIGURES[name][0], "caption": caption(name)}
     return {"name": name, "svg": markupsafe.Markup(svg), "facts": _read_json(folder / f"{name}.json"), **words}
+
+
+def count_pictures(index: pd.DataFrame) -> int:
+    """How many different pictures there are: by their SHA-256, or by their paths where version 0.1 made the latents."""
+    if "image_sha256" not in index:
+        return index["image"].nunique()
+    return index["image_sha256"].where(index["image_sha256"] != "", index["image"]).nunique()
 
 
 def section_titles(names: list[str], has_notes: bool, has_failed: bool) -> dict[str, str]:
