@@ -100,6 +100,7 @@ def test_a_folder_that_is_no_study_is_refused_with_the_way_to_make_one(call, mon
     assert "gpi-latents init 'my study' --pictures FOLDER" in message
     assert "The folder of the study comes first" in refused(monkeypatch, "run", "--cores", "4", "my study")
     os.mkdir("empty")
+    assert call("run", "empty", "-C", "items=my.csv")
     assert "empty has no sheet, config/items.csv. To make one" in refused(monkeypatch, "check", "empty")
     assert call("run", "empty", "--configfile", "other.yaml")  # which may name the sheet
     monkeypatch.setattr(cli, "SNAKEFILE", Path("lib/Snakefile"))  # as where pip has installed the package

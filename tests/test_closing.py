@@ -162,6 +162,13 @@ def test_a_run_for_a_part_says_what_that_is(study, asked, more, expected):
     assert ran(study, asked, [], **more).success().splitlines() == expected
 
 
+def test_items_that_a_part_skipped_are_not_called_made(study):
+    log(paths.item_log("p1"), "error: a.png: the picture is empty")
+    lines = ran(study, WHOLE[:4], WHOLE[1:3]).success().splitlines()
+    assert lines[0].startswith("2 of 3 latents are made, but not stacked")
+    assert lines[1].startswith("1 made, 1 kept, 1 failed, ")
+
+
 def test_orphans_are_listed_up_to_twenty_with_the_file_of_all(study):
     log("logs/orphans.txt", "".join(f"results/hidden/hidden_{number}.pt\n" for number in range(30)))
     lines = ran(study, ["orphans"], ["orphans"]).success().splitlines()

@@ -69,7 +69,7 @@ def snakemake_command(command: str, study: str, options: list[str]) -> list[str]
             f"options. To make one from a folder of pictures: {program()} init {shlex.quote(study)} --pictures FOLDER"
         )
     is_study = any(Path(study, "config", name).is_file() for name in ("items.csv", "config.yaml"))
-    if not is_study and not any(option.startswith("--config") for option in options):
+    if not is_study and not any(option.startswith(("--config", "-C")) for option in options):
         raise InputError(
             f"{study} has no sheet, config/items.csv. To make one from a folder of pictures: "
             f"{program()} init {shlex.quote(study)} --pictures FOLDER"

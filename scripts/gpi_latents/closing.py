@@ -148,7 +148,7 @@ class Closing:
                 f"Next: --batch {batch.rulename}={batch.idx + 1}/{batch.batches}"
             )
         if items:
-            made = f"{len(items)} of {len(self.study.items)} latents are made"
+            made = f"{len(items) - self._failed()} of {len(self.study.items)} latents are made"
             return f"{made}, but not stacked: leave targets and --until out for the tensor."
         return f"The model: {self._path(paths.MODEL)}" if self._has("model") and not self._has("plan") else ""
 
@@ -162,12 +162,16 @@ class Closing:
         if not (wanted := len(self._sheet())):
             return ""
         logs = [paths.item_log(item_id) for item_id in self.planned]
-        failed = sum(joblog.failure(log) != "" for log in logs)
+        failed = self._failed()
         made = len(logs) - failed if is_done else sum(joblog.read(log) is not None for log in logs)
         rest = len(logs) - made - failed
         counts = [f"{made} made", f"{wanted - len(logs)} kept", f"{failed} failed"]
         counts += [f"{rest} not reached"] if rest else []
         return ", ".join([*counts, duration(time.monotonic() - self.started)]) + "."
+
+    def _failed(self) -> int:
+        """How many items of this run failed."""
+        return sum(joblog.failure(paths.item_log(item_id)) != "" for item_id in self.planned)
 
     def _path(self, path: str) -> str:
         return from_where(path, self.workflow.rundir)

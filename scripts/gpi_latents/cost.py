@@ -185,8 +185,9 @@ def forecast(config: Mapping[str, Any], count: int, to_make: Sequence[int], meas
     """
     slope, base = 0.0, float(np.mean(measured.seconds))
     if len(set(measured.passes)) > 1:
-        slope, base = map(float, np.polyfit(measured.passes, measured.seconds, 1))
-        slope, base = max(slope, 0.0), max(base, 0.0)
+        line = np.polyfit(measured.passes, measured.seconds, 1)
+        if line[0] > 0:  # else other programs slowed down the items of few passes
+            slope, base = float(line[0]), max(float(line[1]), 0.0)
     loading = measured.loading
     items = base * len(to_make) + slope * sum(to_make)
     if not config["resident"]:

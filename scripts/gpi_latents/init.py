@@ -62,7 +62,7 @@ def init(
     found, others = find_pictures(pictures, study)
     others = [name for name in others if not (table and _is_same(os.path.join(pictures, name), table))]
     if not found:
-        raise InputError(f"There is no picture in {pictures}{_others(others)}")
+        raise InputError(". ".join(filter(None, [f"There is no picture in {pictures}", _others(others)])))
     ids = dict(zip(found, picture_ids(found), strict=True))
     images = {name: _seen_from(study, os.path.join(pictures, name)) for name in found}
     if table is None:
@@ -79,8 +79,8 @@ def init(
     _check(study, model_id, header, rows, separator, table)
     made = _write(study, model_id, _csv([header, *rows.values()], separator))
     outside = "" if not os.path.isabs(images[used[0]]) else ", by absolute paths, since they are outside of the study"
-    lines = [f"{Path(study, SHEET)}: {len(rows)} pictures{outside}", made, *lines]
-    return "\n".join(filter(None, [*lines, _others(others).strip(". ")]))
+    lines = [f"{Path(study, SHEET)}: {_counted(len(rows), 'picture')}{outside}", made, *lines]
+    return "\n".join(filter(None, [*lines, _others(others)]))
 
 
 def find_pictures(folder: str, study: str) -> tuple[list[str], list[str]]:
@@ -90,7 +90,12 @@ def find_pictures(folder: str, study: str) -> tuple[list[str], list[str]]:
 
     Raises:
         InputError: it is no folder.
+        OSError: a folder in it cannot be read.
     """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     if not os.path.isdir(folder):
         raise InputError(f"There is no folder {folder!r} with pictures (looked from {os.getcwd()})")
     Image.init()
@@ -99,7 +104,7 @@ def find_pictures(folder: str, study: str) -> tuple[list[str], list[str]]:
     pictures: list[str] = []
     others: list[str] = []
     seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(place)
         if real in seen or real in results:  # a link may lead back
             folders.clear()
@@ -192,7 +197,9 @@ def _left_out(table: Table, pictures: Sequence[str]) -> list[str]:
     alone = [_shown(name) for name in pictures if name not in used]
     lines = [f"{table.path} is joined by its column {table.column!r}"]
     lines += [f"Left out, {len(rows)} of its rows without a picture: {listed(rows, SHOWN)}"] if rows else []
-    return lines + ([f"Left out, {len(alone)} pictures without a row: {listed(alone, SHOWN)}"] if alone else [])
+    return lines + (
+        [f"Left out, {_counted(len(alone), 'picture')} without a row: {listed(alone, SHOWN)}"] if alone else []
+    )
 
 
 def _shown(name: str) -> str:
@@ -211,9 +218,12 @@ def _settings(table: Table) -> list[str]:
 def _others(names: Sequence[str]) -> str:
     if not names:
         return ""
-    return (
-        f". Not taken, {len(names)} files that are no pictures (docs/pictures.md): {listed(map(_shown, names), SHOWN)}"
-    )
+    count = "1 file that is no picture" if len(names) == 1 else f"{len(names)} files that are no pictures"
+    return f"Not taken, {count} (docs/pictures.md): {listed(map(_shown, names), SHOWN)}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _check_paths(images: Iterable[str]) -> None:
