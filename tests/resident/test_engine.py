@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gpi_latents import paths
-from gpi_latents.errors import ItemError, ModelError
+from gpi_latents.errors import ItemError, ModelError, UserError
 from gpi_latents.model.source import write_model
 from gpi_latents.origin import Origin, read_origin
 from gpi_latents.recipe import model_digest, recipe_digest
@@ -120,8 +120,9 @@ def test_a_picture_that_cannot_be_read_is_refused_by_name(engine, request_):
     with pytest.raises(ItemError, match=r"'p\.png' cannot be read"):
         engine.extract(request_)
     Path("p.png").unlink()
-    with pytest.raises(ItemError, match=r"'p\.png' cannot be read: .*No such file"):
+    with pytest.raises(UserError, match=r"'p\.png' cannot be read: .*No such file") as found:
         engine.extract(request_)
+    assert not isinstance(found.value, ItemError)  # of the disk: on_error: skip does not leave it out
 
 
 def test_too_little_memory_on_a_gpu_is_an_error_with_advice(engine, request_, monkeypatch):
@@ -129,8 +130,9 @@ def test_too_little_memory_on_a_gpu_is_an_error_with_advice(engine, request_, mo
         raise torch.OutOfMemoryError("tried to allocate 20 GiB")
 
     monkeypatch.setattr(engine.models[0], "latent", full)
-    with pytest.raises(ItemError, match="too little memory: use a smaller image_size, dtype float16"):
+    with pytest.raises(UserError, match="too little memory: use a smaller image_size, dtype float16") as found:
         engine.extract(request_)
+    assert not isinstance(found.value, ItemError)  # of the machine: on_error: skip does not leave it out
 
 
 @pytest.mark.fault("model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 from gpi_latents import joblog
 from gpi_latents.digests import file_digest
-from gpi_latents.errors import ItemError
+from gpi_latents.errors import ItemError, UserError
 from gpi_latents.files import write_whole
 from gpi_latents.model.source import locate, read_model
 from gpi_latents.origin import Origin
@@ -80,6 +81,7 @@ class Engine:
         Raises:
             ItemError: the item itself cannot be processed, or its picture was changed meanwhile.
             ModelError: the model does not suit the config, or has changed.
+            UserError: the disk with the pictures cannot be read, or there is too little memory.
             OSError: a result cannot be written.
         """
         import torch
@@ -90,7 +92,12 @@ class Engine:
         step("opening the picture")
         started = time.monotonic()
         before = _state(request.image)
-        picture, handling = self.models[0].prepare(request.image, request.recipe)
+        try:
+            picture, handling = self.models[0].prepare(request.image, request.recipe)
+        except ItemError as error:
+            if _is_of_machine(error.__cause__):
+                raise UserError(str(error)) from error
+            raise
         image_sha256 = file_digest(request.image)
         step(WAITING)
         model = self.free.get()
@@ -104,7 +111,8 @@ class Engine:
             seconds = time.monotonic() - computing
         except torch.OutOfMemoryError as error:
             hint = "use a smaller image_size, dtype float16, or a device with more memory"
-            raise ItemError(f"{model.device} has too little memory: {hint} ({error})") from error
+            # No fault of the item: what else the device holds decides, and items left out for it would be a bias.
+            raise UserError(f"{model.device} has too little memory: {hint} ({error})") from error
         finally:
             self.free.put(model)
         origin = Origin(recipe_digest(request.recipe), image_sha256, self.model_sha256, request.image, notes)
@@ -122,6 +130,14 @@ class Engine:
         total = time.monotonic() - started
         times = round(seconds, 3), round(total, 3)
         return joblog.Finished(notes, list(latent.shape), *times, str(model.device), handling.done)
+
+
+def _is_of_machine(error: BaseException | None) -> bool:
+    """Whether a picture could not be read because of its disk or the memory, not because of what is in its file.
+
+    EINVAL is also what a damaged file gives that names a place beyond all files.
+    """
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, errno.EINVAL)
 
 
 def _check_unchanged(image: str, before: tuple[int, int] | None) -> None:
