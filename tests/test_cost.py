@@ -81,6 +81,8 @@ def test_times_are_reckoned_from_the_passes_of_all_items():
     # Without a resident each item loads the model, two at a time.
     text = forecast(config | {"resident": False}, 200, [0] * 4, MEASURED)
     assert "0 s to load the model, 44 s for the items (11 s each)" in text
+    slow = replace(MEASURED, passes=[0, 0, 0], seconds=[144.0, 144.0, 144.0])
+    assert "for the items (2 min each)" in forecast(config, 10, [0] * 10, slow)
     # Where other programs slowed down the items of few passes, nothing is reckoned from passes.
     busy = replace(MEASURED, passes=[2, 4, 6], seconds=[1.2, 1.0, 0.8])
     assert "10 s for the items (1 s each)" in forecast(config, 10, [6] * 10, busy)

@@ -192,6 +192,7 @@ def forecast(config: Mapping[str, Any], count: int, to_make: Sequence[int], meas
     items = base * len(to_make) + slope * sum(to_make)
     if not config["resident"]:
         items, loading = items + loading * len(to_make) / measured.at_once, 0.0
+    each = items / len(to_make)
     others = (PER_ITEM * len(to_make) + PER_RUN + (PER_REPORT if config["report"] else 0)) * measured.start
     report = " and the report" if config["report"] else ""
     latents, pictures, tensor = (size * len(to_make) for size in measured.sizes)
@@ -203,7 +204,7 @@ def forecast(config: Mapping[str, Any], count: int, to_make: Sequence[int], meas
         f"{len(to_make)} of {count} items are to be made, {measured.at_once} at a time on {devices} "
         f"(timed: {', '.join(measured.ids)}).",
         f"Time: about {_time(loading + items + others)}. {_time(loading)} to load the model, {_time(items)} for the "
-        f"items ({items / len(to_make):.2g} s each), {_time(others)} for Snakemake{report}.",
+        f"items ({f'{each:.2g} s' if each < 10 else _time(each)} each), {_time(others)} for Snakemake{report}.",
         f"Memory: {_bytes(measured.memory)} for the model{gpu}, and up to {_bytes(SNAKEMAKE_BYTES)} for all else.",
         f"Disk: {_bytes(disk)}. {_bytes(latents)} latents, {_bytes(pictures)} decoded pictures, {_bytes(tensor)} "
         f"tensor; {_bytes(free)} are free.",
