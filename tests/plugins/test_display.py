@@ -10,6 +10,7 @@ import pyte
 import pytest
 import snakemake_logger_plugin_gpi as plugin
 from gpi_latents import joblog
+from gpi_latents.closing import RULES
 from snakemake.logging import DefaultFormatter
 from snakemake.settings.types import OutputSettings, Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -162,6 +163,10 @@ def test_what_is_happening_is_named(monkeypatch):
         run.start(number, rule)
         assert words in run.show()[-1]
         run.finish(number)
+
+
+def test_each_rule_of_ours_has_words_for_what_it_does():
+    assert set(STEPS) == set(RULES)
 
 
 def test_a_terminal_keeps_what_jobs_print_and_is_left_as_it_was(monkeypatch):

@@ -18,6 +18,7 @@ STEPS = {
     "stack": "stacking",
     "figures": "drawing figures",
     "report": "writing the report",
+    "plan": "timing three items",
     "orphans": "looking for files of removed rows",
     "all": "finishing",
 }
