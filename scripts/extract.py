@@ -24,7 +24,7 @@ LONGEST_NAME = 48  # bytes of these that the file's own name may take
 
 
 class ResidentDied(Exception):
-    """The resident ended before it listened, or before the model was loaded."""
+    """The resident ended before it listened, or before it began with this item."""
 
 
 class DiedAtWork(ResidentDied):
@@ -159,8 +159,7 @@ def ask(connection: _socket.socket, request: bytes) -> bool:
     Returns:
         Whether the item is done; False if the resident is about to end, and another has to be asked.
     """
-    accepted = begun = False
-    received, state, reason = b"", "", ""
+    accepted, begun, received, state, reason = False, False, b"", "", ""
     try:
         connection.sendall(request + b"\n")
         while chunk := receive(connection):
@@ -192,7 +191,7 @@ def ask(connection: _socket.socket, request: bytes) -> bool:
     if begun:
         raise DiedAtWork("the resident model ended while it was processing this item (out of memory? killed?)")
     if accepted:
-        raise ResidentDied("the resident model ended while it was loading (out of memory? killed?)")
+        raise ResidentDied("the resident model ended while it was loading, or at another item (out of memory? killed?)")
     return False
 
 
@@ -256,6 +255,7 @@ def extract(name: str, options: dict[str, str], request: bytes) -> None:
                 raise
             say(f"{error}; trying again with a new one")
             take_turn(options["--plan"])
+            request = b'{"alone":true,' + request[1:]  # and so not beside one that is tried for the first time
 
 
 def take_turn(plan: str) -> None:

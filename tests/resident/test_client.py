@@ -405,3 +405,19 @@ def test_only_the_item_that_kills_its_resident_fails(bench):
     sizes = {path.name: path.stat().st_size for path in (bench.folder / "results/hidden").glob("*.pt")}
     assert sizes.keys() == {"beside.pt", "kill.pt"}
     assert (sizes["kill.pt"], sizes["beside.pt"] > 0) == (0, True)
+
+
+@pytest.mark.fault("skip")
+def test_an_item_that_is_tried_again_is_not_ended_by_another(bench):
+    """Which has come meanwhile, and ends its resident at once."""
+    draw(bench.folder / "kill.png")
+    beside = bench.client("beside", num_inference_steps=200, on_error="skip")
+    bench.begun("beside")
+    (bench.folder / "results/hidden/beside.pt.begun").unlink()
+    bench.resident().kill()
+    bench.begun("beside")
+    killing = bench.client("kill", image="kill.png", on_error="skip")
+    assert finished(beside).count("the resident model ended") == 1
+    assert "error: the resident model ended while it was processing this item" in finished(killing)
+    assert (bench.folder / "results/hidden/beside.pt").stat().st_size > 0
+    assert (bench.folder / "results/hidden/kill.pt").stat().st_size == 0

@@ -30,12 +30,14 @@ class Request:
         recipe: as `recipe.recipe` makes it.
         latent: path of the latent's file.
         picture: path of the decoded picture's file; None if none is wanted.
+        alone: whether no other item may be at work meanwhile.
     """
 
     image: str
     recipe: dict[str, Any]
     latent: str
     picture: str | None = None
+    alone: bool = False
 
 
 class Engine:

@@ -9,6 +9,8 @@ It ends when it has had nothing to do for a while, when the Snakemakes that it w
 directory is moved or removed, and when an item has made no progress for too long: its thread cannot be ended, so it
 fails, those being made are finished, and the others are asked of the next resident. It holds the lock that its clients
 look at until its process has ended, and leaves no file behind.
+
+An item that is tried again after a resident died is made alone, so that no other item ends it a second time.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from gpi_latents import joblog
 from gpi_latents.errors import ItemError, UserError
 from gpi_latents.resident.engine import Engine, Request
 from gpi_latents.resident.progress import Progress
+from gpi_latents.resident.protocol import explain, failure, parse_request
 
 REQUEST_LIMIT = 2**18  # bytes; the longest valid request is far below
 REQUEST_SECONDS = 30.0  # that a request may take to come
@@ -71,6 +74,8 @@ class Resident:
         self.is_ending = False  # for an item that makes no progress
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.items: set[Progress] = set()
+        self.turn = asyncio.Lock()  # to begin an item; who has to be alone keeps it to the end
+        self.at_work: set[asyncio.Future[joblog.Finished]] = set()
         self.directory = os.stat(".").st_ino, os.getcwd()
 
     async def load(self) -> None:
@@ -111,12 +116,12 @@ class Resident:
             writer.write(ASK_AGAIN)
             return await writer.drain()
         except (ValueError, TypeError, RecursionError) as error:
-            writer.write(_failure(f"not a valid request: {error}"))
+            writer.write(failure(f"not a valid request: {error}"))
             return await writer.drain()
         try:
             run = self.runs.get(run_pid) or psutil.Process(run_pid)
         except (psutil.NoSuchProcess, ValueError):
-            writer.write(_failure(f"the Snakemake that asks, process {run_pid}, is not running"))
+            writer.write(failure(f"the Snakemake that asks, process {run_pid}, is not running"))
             return await writer.drain()
         self.runs[run.pid] = run
         self.had_runs = True
@@ -154,7 +159,7 @@ class Resident:
                     await writer.drain()
             if problem:
                 self.is_ending = True
-            writer.write(_failure(f"{request.image}: {problem}", 422) if problem else self._answer_of(work, request))
+            writer.write(failure(f"{request.image}: {problem}", 422) if problem else self._answer_of(work, request))
             await writer.drain()
         finally:
             self.items.discard(item)
@@ -164,9 +169,17 @@ class Resident:
 
     async def _work(self, request: Request, item: Progress, writer: asyncio.StreamWriter) -> joblog.Finished:
         engine = await asyncio.shield(self.engine)
-        writer.write(BEGUN)
+        async with self.turn:
+            if request.alone and self.at_work:
+                await asyncio.wait(self.at_work)
+            writer.write(BEGUN)
+            work = asyncio.get_running_loop().run_in_executor(self.pool, engine.extract, request, item.step)
+            self.at_work.add(work)
+            work.add_done_callback(self.at_work.discard)
+            if request.alone:
+                await asyncio.wait([work])
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, engine.extract, request, item.step)
+            return await work
         except Ending:
             await asyncio.shield(self.ended)  # only then there is another to ask
             raise
@@ -177,11 +190,11 @@ class Resident:
         try:
             return f"200 {joblog.line(work.result())}\n".encode()
         except asyncio.CancelledError:
-            return _failure(self.failure)
+            return failure(self.failure)
         except Ending:
             return ASK_AGAIN
         except Exception as error:
-            return _failure(explain(error, request), 422 if isinstance(error, ItemError) else 500)
+            return failure(explain(error, request), 422 if isinstance(error, ItemError) else 500)
 
     async def watch(self) -> None:
         """Return when it is time to end."""
@@ -210,34 +223,6 @@ class Resident:
         if time.monotonic() - self.last_used > self.config["resident_idle_seconds"]:
             return "nothing to do"
         return ""
-
-
-def explain(error: Exception, request: Request) -> str:
-    """A message for the user: which item, and what is wrong."""
-    text = str(error) or type(error).__name__
-    if not isinstance(error, UserError):
-        text = f"{type(error).__name__}: {text}"
-    return f"{request.image}: {text}"
-
-
-def parse_request(given: Any, config: Mapping[str, Any]) -> tuple[Request, int]:
-    """A request that came as JSON, and the process number of the Snakemake that asks.
-
-    Raises:
-        ValueError: it has another form, or would write outside this working directory's result folders.
-    """
-    kinds = {"image": str, "recipe": dict, "latent": str, "picture": (str, type(None)), "run": int}
-    if not isinstance(given, dict) or given.keys() != kinds.keys():
-        raise ValueError(f"a request has the keys {', '.join(kinds)}")
-    for key, kind in kinds.items():
-        if not isinstance(given[key], kind):  # type: ignore[arg-type]
-            raise ValueError(f"{key} is of the wrong kind")
-    for key, folder in (("latent", config["output_hidden_dir"]), ("picture", config["output_image_dir"])):
-        path = given[key]
-        if path is not None and (folder is None or Path(path).resolve().parent != Path(folder).resolve()):
-            raise ValueError(f"{path!r} is not in the result folder {folder!r}")
-    run_pid = given.pop("run")
-    return Request(**given), run_pid
 
 
 async def serve_until_idle(socket_path: Path, lock_path: Path, config: Mapping[str, Any], workers: int) -> None:
@@ -296,11 +281,6 @@ def once(config: Mapping[str, Any], image: str, recipe: dict[str, Any], latent: 
     except Exception as error:
         kind = ItemError if isinstance(error, ItemError) else UserError
         raise kind(joblog.ERROR + explain(error, request)) from error
-
-
-def _failure(message: str, code: int = 500) -> bytes:
-    *first, last = message.splitlines() or [""]
-    return "".join([*(f"501 {line}\n" for line in first), f"{code} {last}\n"]).encode(errors="replace")
 
 
 def _is_own_user(connection: socket.socket) -> bool:
