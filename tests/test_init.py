@@ -129,6 +129,9 @@ def test_a_picture_of_another_folder_is_never_taken_for_the_one_that_is_missing(
     said = init("study", "photos", table="table.csv", by="file")
     assert list(sheet()["y"]) == ["1"]
     assert "row 3 (treated/bob.jpg); row 4 (treated/cy.jpg)" in said
+    Path("table.csv").write_text("file,y\ntreated/bob.jpg,2\ntreated/cy.jpg,3\n")
+    with pytest.raises(InputError, match="has names of the pictures"):
+        init("other", "photos", table="table.csv")
 
 
 def test_settings_ids_and_prompts_of_the_table_are_used_and_named():
@@ -164,7 +167,7 @@ def test_a_group_of_few_values_is_not_taken_for_names():
 REFUSED = {
     "a picture in two rows": (
         "file,y\nann,1\nbob,2\nann.jpg,3\n",
-        "row 4: 'ann.jpg' is the picture 'ann.jpg' of row 2",
+        "row 4: 'ann.jpg' is the picture 'ann.jpg' of row 2 already\nA picture has one row",
     ),
     "a name of two pictures": (
         "file,y\nx,1\nann,2\n",

@@ -86,15 +86,20 @@ class _Names:
         """The pictures that each row's cell may mean, for the rows whose cell means any."""
         texts = {row: _plain(cell).split("/") for row, cell in cells.items() if cell.strip()}
         found = {row: self._find(parts) for row, parts in texts.items()}
-        if not any(found.values()):
-            # A folder that all names have may be that of another machine.
-            levels = zip(*(parts[:-1] for parts in texts.values()), strict=False)
-            common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
-            found = {row: self._find(parts[common:]) for row, parts in texts.items()}
+        # Folders that all names have may be those of another machine; what follows them is the path from our folder.
+        levels = zip(*(parts[:-1] for parts in texts.values()), strict=False)
+        common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+        for level in range(1, common + 1):
+            if any(found.values()):
+                break
+            found = {row: self._find(parts[level:], is_whole=True) for row, parts in texts.items()}
         return {row: pictures for row, pictures in found.items() if pictures}
 
-    def _find(self, parts: list[str]) -> list[str]:
+    def _find(self, parts: list[str], is_whole: bool = False) -> list[str]:
+        """The pictures whose path ends with these parts, or from the folder on is the whole of them."""
         candidates = self.by_name.get(parts[-1].casefold(), [])
+        if is_whole:
+            candidates = [picture for picture in candidates if len(_plain(picture).split("/")) == len(parts)]
         wanted = "/" + "/".join(parts).lstrip("/")
 
         def ends(picture: str, without_suffix: bool, fold: bool) -> bool:
@@ -148,6 +153,7 @@ def _has_suffix(cells: Mapping[int, str], found: Mapping[int, list[str]]) -> boo
 def _one_each(table: Table, found: Mapping[int, list[str]], folder: str) -> dict[int, str]:
     """The picture of each row, if no row may mean several and no picture has several rows."""
     problems = []
+    advice = ""
     cells = table.cells(table.column)
     first: dict[str, int] = {}
     for row, pictures in found.items():
@@ -156,8 +162,11 @@ def _one_each(table: Table, found: Mapping[int, list[str]], folder: str) -> dict
             problems.append(f"row {row}: {cells[row]!r} may be {several}: write {folder}/{pictures[0]} for the first")
         elif (earlier := first.setdefault(pictures[0], row)) != row:
             problems.append(f"row {row}: {cells[row]!r} is the picture {pictures[0]!r} of row {earlier} already")
+            advice = "\nA picture has one row: of several answers to it, make one first, such as their mean"
     if problems:
-        raise InputError(error_list(f"Column {table.column!r} of {table.path} (its header is row 1)", problems))
+        raise InputError(
+            error_list(f"Column {table.column!r} of {table.path} (its header is row 1)", problems) + advice
+        )
     if not found:
         listed = [f"row {row}: {cell!r}" for row, cell in cells.items()]
         raise InputError(bulleted(f"No row of {table.path} has a picture, by its column {table.column!r}:", listed))
