@@ -141,7 +141,7 @@ class Study:
 
 
 class Run:
-    """What Snakemake printed, and its own log, which has the job statistics; of a dry run only --verbose prints them."""
+    """What Snakemake printed, and its own log, with the job statistics; of a dry run only --verbose prints them."""
 
     def __init__(self, output: str, log: str):
         self.output = output
