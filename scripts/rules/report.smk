@@ -1,11 +1,6 @@
 """The report: all figures in one job, then one HTML file."""
 
 
-def map_color(wildcards):
-    """The column that colours the map, without `<`, which could end a script in the page of `snakemake --report`."""
-    return (STUDY.config["report_color"] or "").replace("<", "‹")
-
-
 rule figures:
     input:
         tensor=STUDY.config["stacked"],
@@ -30,7 +25,8 @@ rule figures:
         mem_mb=2000,
         runtime=60,
     params:
-        color=map_color,
+        # The column that colours the map; `<` could end a script in the page of `snakemake --report`.
+        color=lambda wildcards: (STUDY.config["report_color"] or "").replace("<", "‹"),
         command=command("figures.py"),
     shell:
         "{params.command} --index {input.index:q} --folder results/report --threads {threads} > {log:q} 2>&1"
