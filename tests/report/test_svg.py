@@ -95,6 +95,12 @@ def test_texts_of_the_user_in_a_figure_are_text(made):
     assert "script" not in {element.tag.split("}")[1] for element in elements("map")}
 
 
+def test_every_group_is_in_the_maps_legend(made):
+    draw_figures(made(random_latents(12), pictures=False, treatment=["_a", "blank", " "] * 4), ["map"])
+    texts = [element.text for element in elements("map") if element.tag.endswith("}text")]
+    assert [text for text in texts if text.endswith(" (4)")] == ["_a (4)", "blank (4)", "blank (4)"]
+
+
 def test_of_very_many_items_a_sample_has_dots_and_the_page_says_so(made, monkeypatch):
     monkeypatch.setattr(style, "MOST_POINTS", 10)
     results = made(random_latents(40), pictures=False, color=["red", "blue"] * 20)

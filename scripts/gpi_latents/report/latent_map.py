@@ -143,15 +143,17 @@ def draw_map(
         svg.add_tips(dots, these, [labels[row] for row in these])
         return dots
 
+    legends = []  # ours, since Matplotlib leaves out names that begin with _
     for number, group in enumerate(groups):
         color = style.GREY if group.kind == "others" else style.COLORS[number % len(style.COLORS)]
         looks = hollow if group.kind == "blank" else {"c": color, "linewidths": 0}
         label = f"{style.cut(group.name, 30)} ({group.members.sum():,})"
-        scatter(group.members, label=label, marker=style.MARKERS[number % len(style.MARKERS)], alpha=0.75, **looks)
+        dots = scatter(group.members, marker=style.MARKERS[number % len(style.MARKERS)], alpha=0.75, **looks)
+        legends.append((dots, label))
     if cells is not None and groups:
-        handles, names = axes.get_legend_handles_labels()
         larger = max(1.0, (20 / size) ** 0.5)
         title = style.cut(str(cells.name), 60)
+        handles, names = zip(*legends, strict=True)
         legend = figure.legend(handles, names, title=title, loc="outside upper left", ncols=3, markerscale=larger)
         legend.set_gid("legend")
     elif cells is not None:
