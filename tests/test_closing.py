@@ -197,6 +197,13 @@ def test_a_failed_run_ends_with_what_failed_what_is_still_there_and_the_command_
     ]
 
 
+def test_items_whose_old_latents_are_still_there_are_not_called_reached(study):
+    log(paths.item_log("p0"), FINISHED)
+    lines = ran(study, WHOLE, WHOLE[1:], WHOLE[2:]).failure().splitlines()
+    assert lines[0] == "2 of 3 items were not reached: run again for them."
+    assert lines[-2].startswith("Items: 1 made, 0 kept, 0 failed, 2 not reached")
+
+
 def test_if_only_what_follows_the_stack_failed_the_results_are_named(study):
     log("logs/report.log", "no room")
     lines = ran(study, [*WHOLE, "report"], ["stack", "report"], ["report"]).failure().splitlines()

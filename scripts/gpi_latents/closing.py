@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Closing:
         if not self.workflow.output_settings.show_failed_logs:  # Snakemake has then shown them
             # The run began without these logs, so those that are there are of jobs that failed.
             texts += [job_log(log) for job in left if job.rule.name != self.rules["extract"] for log in job.log]
-        texts.append(unfinished(self.study.config, self._sheet(), self.workflow.rundir))
+        texts.append(unfinished(self.study.config, self._sheet(), self.workflow.rundir, self.planned))
         if self._has("stack"):
             is_stacked = self.rules["stack"] not in {job.rule.name for job in left}
             texts += self._results() if is_stacked else [earlier_results(self.workflow.rundir)]
@@ -183,13 +183,14 @@ def job_log(path: str) -> str:
     return "\n".join(line for line in lines if not line.startswith(joblog.PROGRESS))
 
 
-def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame, start: str = ".") -> str:
+def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame, start: str = ".", planned: Collection[str] = ()) -> str:
     """Which items of a run that failed are not done, and why, from the logs of their jobs.
 
     Args:
         config: as `settings.load_config` returns it.
         sheet: the items that were asked for.
         start: the folder where the user stands.
+        planned: the ids of items that were to be made, some of which still have their old latent.
 
     Returns:
         A text for the user: the failed items by row and id with the reasons (the first 20; all are in
@@ -197,7 +198,8 @@ def unfinished(config: Mapping[str, Any], sheet: pd.DataFrame, start: str = ".")
     """
     latents = [paths.latent_path(config, item_id) for item_id in sheet["id"]]
     lost = missing_files(latents)
-    missing = sheet.loc[[path in lost for path in latents]]
+    to_make = {item_id for item_id in planned if joblog.read(paths.item_log(item_id)) is None}
+    missing = sheet.loc[[path in lost or each in to_make for path, each in zip(latents, sheet["id"], strict=True)]]
     failed = missing[["id", "image"]].assign(reason=[joblog.failure(paths.item_log(each)) for each in missing["id"]])
     failed = failed[failed["reason"] != ""]
     texts = []
