@@ -116,7 +116,7 @@ def begin(log=None):
 
 
 def succeed(log=None):
-    if is_stacked_by(workflow.dag.jobs):  # not so in a batch, whose failed items the last one leaves out
+    if workflow.dag_settings.batch is None or is_stacked_by(workflow.dag.jobs):  # the last batch leaves out those of all
         run.remove_failed(STUDY.config, STUDY.items)
     remove_files([paths.EARLIER_REPORT] if os.path.exists(paths.REPORT) else [])
     logger.info(CLOSING.success(), extra={"closing": True})

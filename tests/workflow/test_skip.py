@@ -84,6 +84,14 @@ def test_a_damaged_picture_is_left_out_said_so_and_taken_in_when_it_is_mended(st
     assert study.plan() == set()
 
 
+def test_where_some_items_alone_are_asked_for_one_that_fails_leaves_no_empty_file(study):
+    damage(study, "p2")
+    run = study.run(*(f"results/hidden/hidden_{item_id}.pt" for item_id in ("p1", "p2")))
+    assert "1 of 4 latents are made" in run.text
+    assert "1 made, 0 kept, 1 failed" in run.text
+    assert files(study) == {"results/model.json", "results/hidden/hidden_p1.pt", "results/images/gen_p1.png"}
+
+
 def test_where_every_item_fails_the_run_does(study):
     damage(study, "p0", "p1", "p2", "p3")
     run = study.run(fails=True)
