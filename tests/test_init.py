@@ -174,6 +174,7 @@ REFUSED = {
         "row 2: 'x' may be a/x.png or b/x.png: write photos/a/x.png for",
     ),
     "two columns of names": ("file,twin,y\nann,bob,1\nbob,ann,2\n", "Both 'file' and 'twin' of table.csv"),
+    "no rows": ("file,y\n", "table.csv has a header but no rows"),
     "no column of names": ("person,y\n7,1\n8,2\n", "No column of table.csv has names of the pictures, such as"),
     "a column of the index table": ("file,notes\nann,1\n", "'notes' has a name that the index table needs"),
     "an image that is another thing": ("file,image\nann,scan\nbob,scan\n", "Column 'image' of table.csv does not name"),
@@ -216,6 +217,7 @@ def test_folders_and_tables_that_are_not_there_are_named():
     os.mkdir("photos")
     assert "There is no picture in photos" in refused("study", "photos")
     put("a.jpg")
+    assert "give that too, by --table" in refused("study", "photos", by="name")
     assert "no table 'gone.csv'" in refused("study", "photos", table="gone.csv")
     Path("t.csv").write_text("file\na\n")
     assert "t.csv has no column 'name'. Its columns: file" in refused("study", "photos", table="t.csv", by="name")

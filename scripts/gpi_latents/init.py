@@ -65,6 +65,8 @@ def init(
         raise InputError(". ".join(filter(None, [f"There is no picture in {pictures}", _others(others)])))
     ids = dict(zip(found, picture_ids(found), strict=True))
     images = {name: _seen_from(study, os.path.join(pictures, name)) for name in found}
+    if by is not None and table is None:
+        raise InputError(f"--by {by} names a column of your table: give that too, by --table FILE.csv")
     if table is None:
         header, separator = ["id", "image", "prompt"], ","
         rows = {row: [ids[name], images[name], prompt or PROMPT] for row, name in enumerate(found, start=2)}

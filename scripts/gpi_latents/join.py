@@ -53,11 +53,13 @@ def joined_table(path: str, pictures: Sequence[str], folder: str, by: str | None
         by: the column with their names, with or without suffix and folders; None finds it.
 
     Raises:
-        InputError: no column or more than one can be that of the names, or a name has several pictures or rows.
+        InputError: there are no rows, no column or more than one can be that of the names, or a name has several pictures or rows.
     """
     if not os.path.isfile(path):
         raise InputError(f"There is no table {path!r} (looked from {os.getcwd()})")
     header, rows, separator = read_cells(path, COLUMNS)
+    if not rows:
+        raise InputError(f"The table {path} has a header but no rows")
     surplus, _ = surplus_columns(header, rows)
     table = Table(path, [name for place, name in enumerate(header) if place not in surplus], {}, separator)
     for row, cells in rows.items():
