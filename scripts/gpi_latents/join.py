@@ -53,7 +53,8 @@ def joined_table(path: str, pictures: Sequence[str], folder: str, by: str | None
         by: the column with their names, with or without suffix and folders; None finds it.
 
     Raises:
-        InputError: there are no rows, no column or more than one can be that of the names, or a name has several pictures or rows.
+        InputError: there are no rows, no column or more than one can be that of the names, or a name has several
+            pictures or rows.
     """
     if not os.path.isfile(path):
         raise InputError(f"There is no table {path!r} (looked from {os.getcwd()})")
