@@ -116,7 +116,7 @@ def begin(log=None):
 
 
 def succeed(log=None):
-    if workflow.dag_settings.batch is None or is_stacked_by(workflow.dag.jobs):  # the last batch leaves out those of all
+    if workflow.dag_settings.batch is None or is_stacked_by(workflow.dag.jobs):  # the last batch does it for all
         run.remove_failed(STUDY.config, STUDY.items)
     remove_files([paths.EARLIER_REPORT] if os.path.exists(paths.REPORT) else [])
     logger.info(CLOSING.success(), extra={"closing": True})
