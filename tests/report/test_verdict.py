@@ -97,6 +97,7 @@ RAISED = [
         "#overlap",
         "Of 60 items, 1 has no treatment and 2 have no outcome",
     ),
+    (judged(outcome=[""] * 60), "#overlap", r"60 have no outcome: complete the sheet\.$"),
     (judged(without="overlap", outcome=cells("", "1")), "#overview", "1 has no outcome"),
     (
         judged({"overlap": {"groups": groups(30, 16, 1.2)}}),

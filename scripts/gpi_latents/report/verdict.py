@@ -208,15 +208,16 @@ def group_sizes(judged: Judged) -> Finding | None:
 
 def missing_cells(judged: Judged) -> Finding | None:
     """Items without a treatment or an outcome."""
-    told, of = [], 0
+    told, of, rest = [], 0, True
     for name in ("treatment", "outcome"):
         cells = judged.cells(name)
         if cells is not None and (missing := int(is_blank(cells).sum())):
             told.append(f"{missing:,} {_has(missing)} no {name}")
-            of = len(cells)
+            of, rest = len(cells), rest and missing < len(cells)
     if not told:
         return None
-    words = f"Of {_count(of, 'item')}, {' and '.join(told)}: complete the sheet, or leave them out (drop_missing=True)."
+    words = f"Of {_count(of, 'item')}, {' and '.join(told)}: complete the sheet"
+    words += ", or leave them out (drop_missing=True)." if rest else "."
     return Finding(words, judged.section("overlap"))
 
 
