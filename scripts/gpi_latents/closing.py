@@ -126,7 +126,8 @@ class Closing:
             shape = open_latents(stacked).shape
         except TensorError as error:
             return [str(error)]
-        texts = [f"{shape[0]} latents {tuple(map(int, shape))}: {self._path(stacked)}, {self._path(paths.INDEX)}"]
+        count = "1 latent" if shape[0] == 1 else f"{shape[0]} latents"
+        texts = [f"{count} {tuple(map(int, shape))}: {self._path(stacked)}, {self._path(paths.INDEX)}"]
         if failed := left_out():
             count = f"{len(failed)} items failed and are" if len(failed) > 1 else "1 item failed and is"
             rows = listed((f"row {each['sheet_row']}, {each['id']}" for each in failed), 3)
