@@ -197,6 +197,13 @@ def test_a_failed_run_ends_with_what_failed_what_is_still_there_and_the_command_
     ]
 
 
+def test_a_picture_that_plan_cannot_time_is_to_be_put_right_first(study):
+    log("logs/plan.log", "Row 3, p1: a.png cannot be read")
+    lines = ran(study, ["model", "plan"], ["plan"], ["plan"]).failure().splitlines()
+    assert lines[0] == "Row 3, p1: a.png cannot be read"
+    assert lines[-1].startswith("Put right what failed, then run: ")
+
+
 def test_items_whose_old_latents_are_still_there_are_not_called_reached(study):
     log(paths.item_log("p0"), FINISHED)
     lines = ran(study, WHOLE, WHOLE[1:], WHOLE[2:]).failure().splitlines()

@@ -76,7 +76,8 @@ class Closing:
         counts = self._counts()
         texts.append(counts and f"Items: {counts}")
         if not self.is_module:
-            what = "Put right what failed, then" if os.path.exists(paths.FAILED) or self._has("check") else "To go on,"
+            is_wrong = os.path.exists(paths.FAILED) or self._has("check") or self._has("plan")
+            what = "Put right what failed, then" if is_wrong else "To go on,"
             texts.append(f"{what} run: {command_line(self.workflow.rundir)}")
         return "\n".join(filter(None, texts))
 

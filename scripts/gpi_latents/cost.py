@@ -148,7 +148,9 @@ def measure(config: Mapping[str, Any], items: pd.DataFrame, workers: int) -> Mea
             try:
                 finished = list(pool.map(engine.extract, requests))
             except ItemError as error:
-                raise InputError(f"Row {row.sheet_row}, {row.id}: {error}. First check, which lists all such") from None
+                raise InputError(
+                    f"Row {row.sheet_row}, {row.id}: {error}. Run check, which lists all such pictures"
+                ) from None
             seconds = (time.monotonic() - started) / copies
             sizes = [os.path.getsize(path) if path else 0 for path in (latents[0], pictures[0])]
             return seconds, [*sizes, 4 * math.prod(finished[0].shape)]
