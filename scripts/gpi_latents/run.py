@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import glob
 import os
@@ -226,4 +227,5 @@ def remove_failed(config: Mapping[str, Any], ids: Iterable[str]) -> None:
     latents = {paths.latent_path(config, item_id): item_id for item_id in ids}
     for latent in empty_files(latents):
         picture = paths.picture_path(config, latents[latent])
-        remove_files([latent, picture] if picture else [latent])
+        with contextlib.suppress(OSError):  # of a disk that has turned read-only; the next run finds them empty
+            remove_files([latent, picture] if picture else [latent])
