@@ -167,6 +167,7 @@ def test_after_a_change_only_what_it_touches_is_planned(study, finished, tmp_pat
     assert plans == expected
 
 
+@pytest.mark.long
 def test_after_several_changes_only_what_they_touch_runs(study):
     before = study.digests()
     draw(study.folder / "pictures/a0.png", seed=99)

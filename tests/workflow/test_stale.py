@@ -67,6 +67,7 @@ def copy(once, tmp_path) -> Study:
     return study
 
 
+@pytest.mark.long
 @pytest.mark.fault("rerun")
 @pytest.mark.parametrize("decision", ["dates alone", "no .snakemake", "touched"])
 def test_edits_that_snakemake_does_not_see_reach_the_results(copy, tmp_path, decision):
@@ -111,6 +112,7 @@ def test_a_model_exchanged_by_a_link_is_seen_and_never_mixed(copy, tmp_path):
     assert_as_new(copy, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.fault("rerun")
 def test_after_a_failed_run_the_earlier_results_are_called_so(copy):
     copy.config(**CONFIG, report=True)

@@ -80,6 +80,7 @@ onerror:
 """
 
 
+@pytest.mark.long
 @pytest.mark.fault("picture")
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_as_a_module_it_names_what_failed_beside_the_hooks_of_the_other_workflow(mine, place):
@@ -148,6 +149,7 @@ def test_a_locale_without_the_letters_of_a_path_is_named_with_the_remedy(mine):
     assert "stack" in run(mine, *command, cwd=mine.folder)
 
 
+@pytest.mark.long
 def test_a_clone_whose_profile_snakemake_cannot_read_is_refused_from_elsewhere(mine):
     clone = mine.folder / "clone [x]"
     for name in ("scripts", "profiles"):
