@@ -260,7 +260,7 @@ def test_interrupted_runs_leave_only_what_was_not_finished(study):
         run = study.start(cores=1)
         wait_for(lambda: len(study.digests()) > len(before) + 1, seconds=120, what="two of the new items")  # noqa: B023
         (os.killpg if ending == signal.SIGINT else os.kill)(run.pid, ending)
-        run.wait(60)
+        run.wait(180)  # for its running jobs, on a busy machine
         wait_for(lambda: not residents(study.folder), 30, "the resident's end")
         if ending == signal.SIGKILL:
             study.run("--unlock")

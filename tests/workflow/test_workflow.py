@@ -79,7 +79,7 @@ def test_the_commands_that_snakemake_logs_can_be_copied_and_run(demo, tmp_path):
     commands = re.findall(r"^Shell command: (.*)$", logs, re.MULTILINE)
     for made in ("hidden/hidden_shape_26.pt", "model.json", "latents.pt", "report/run_times.json", "report.html"):
         (copy.folder / "results" / made).unlink()
-    for script in ("model.py", "gen_shape_26.png", "stack.py", "run_times.json", "report.py"):
+    for script in ("model.py", "gen_shape_26.png", "stack.py", "figures.py", "report.py"):
         (command,) = [command for command in commands if script in command and "sha256sum" not in command]
         ran = subprocess.run(command, shell=True, cwd=copy.folder, env=copy.environment)
         assert ran.returncode == 0, command
