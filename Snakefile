@@ -70,8 +70,8 @@ rule checksums:
     conda:
         "envs/environment.yaml"
     shell:
-        # But of empty files, which stand for items that failed.
-        "set -o pipefail; sha256sum -- {input:q} 2> {log:q} | sed /e3b0c44298fc1c149afb/d > {output:q}"
+        # But of empty files, whose SHA-256 this is: they stand for items that failed.
+        "set -o pipefail; sha256sum -- {input:q} 2> {log:q} | sed -E '/^.?e3b0c44298fc1c149afb/d' > {output:q}"
 
 
 # All latents, in the order of the sheet, as one tensor with its index table.

@@ -18,6 +18,7 @@ from gpi_latents import joblog, paths
 from gpi_latents.errors import TensorError, bulleted, listed
 from gpi_latents.files import missing_files, read_json, read_text, write_whole
 from gpi_latents.run import unwritable
+from gpi_latents.study.stale import read_failed
 from gpi_latents.study.study import Study
 from gpi_latents.study.would_run import would_run
 from gpi_latents.tensors.tensor_file import open_latents
@@ -129,7 +130,7 @@ class Closing:
             return [str(error)]
         count = "1 latent" if shape[0] == 1 else f"{shape[0]} latents"
         texts = [f"{count} {tuple(map(int, shape))}: {self._path(stacked)}, {self._path(paths.INDEX)}"]
-        if failed := left_out():
+        if failed := read_failed():
             count = f"{len(failed)} items failed and are" if len(failed) > 1 else "1 item failed and is"
             rows = listed((f"row {each['sheet_row']}, {each['id']}" for each in failed), 3)
             texts.append(f"{count} left out: {rows} (why: {self._path(paths.SKIPPED)})")
@@ -283,11 +284,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def left_out() -> list[dict[str, Any]]:
-    """The items that failed and that the results do without: `sheet_row`, `id`, `image`, `reason` of each."""
-    return read_json(paths.PROVENANCE).get("failed") or []
-
-
 def report_findings() -> list[dict[str, str]]:
     """What the report says is to be looked at first: `text` and `section` of each."""
-    return (read_json("results/report.json").get("verdict") or {}).get("findings") or []
+    return (read_json(paths.REPORT_JSON).get("verdict") or {}).get("findings") or []

@@ -52,7 +52,7 @@ def _old_reports(config: Mapping[str, Any], figures: Collection[str]) -> list[st
     """Files of figures that are not drawn now, such as one of a column that is gone; all, if there is no report now."""
     drawn = set(figures) if config["report"] else set()
     old = [file for file in Path("results/report").glob("*.*") if file.stem not in drawn]
-    reports = [] if config["report"] else [paths.REPORT, paths.EARLIER_REPORT, "results/report.json"]
+    reports = [] if config["report"] else [paths.REPORT, paths.EARLIER_REPORT, paths.REPORT_JSON]
     return sorted(map(str, old)) + [path for path in reports if os.path.exists(path)]
 
 
