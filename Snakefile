@@ -71,7 +71,7 @@ rule checksums:
         "envs/environment.yaml"
     shell:
         # But of empty files, whose SHA-256 this is: they stand for items that failed.
-        "set -o pipefail; sha256sum -- {input:q} 2> {log:q} | sed -E '/^.?e3b0c44298fc1c149afb/d' > {output:q}"
+        "set -o pipefail; sha256sum -- {input:q} 2> {log:q} | awk '!/^.?e3b0c44298fc1c149afb/' > {output:q}"
 
 
 # All latents, in the order of the sheet, as one tensor with its index table.
