@@ -90,7 +90,7 @@ class Resident:
         self.pool = ThreadPoolExecutor(engine.threads, initializer=engine.same_bits)
         self.engine.set_result(engine)
         seconds = time.monotonic() - self.started
-        devices = ", ".join(str(model.device) for model in engine.models)
+        devices = ", ".join(_device(model.device) for model in engine.models)
         print(f"loaded the model on {devices} in {seconds:.1f} s, {at_once} at a time", flush=True)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -281,6 +281,15 @@ def once(config: Mapping[str, Any], image: str, recipe: dict[str, Any], latent: 
     except Exception as error:
         kind = ItemError if isinstance(error, ItemError) else UserError
         raise kind(joblog.ERROR + explain(error, request)) from error
+
+
+def _device(device: Any) -> str:
+    """A device of torch as the log names it, such as `cuda:0 NVIDIA A100-SXM4-80GB`; `slurm_use.py` reads it there."""
+    if not str(device).startswith("cuda"):
+        return str(device)
+    import torch
+
+    return f"{device} {torch.cuda.get_device_name(device)}"
 
 
 def _is_own_user(connection: socket.socket) -> bool:
