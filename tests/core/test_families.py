@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
 from typing import get_args
@@ -19,69 +18,15 @@ from helpers import families
 from helpers.families import recipe as edited
 from helpers.families import settings as given
 from helpers.photos import PHOTOS
+from helpers.pipelines import PIPELINES, by_pipeline, encoded, load
 
-PIPELINES = {
-    "stable-diffusion": diffusers.StableDiffusionImg2ImgPipeline,
-    "stable-diffusion-2": diffusers.StableDiffusionImg2ImgPipeline,
-    "stable-diffusion-tiny-vae": diffusers.StableDiffusionImg2ImgPipeline,
-    "stable-diffusion-xl": diffusers.StableDiffusionXLImg2ImgPipeline,
-    "stable-diffusion-xl-refiner": diffusers.StableDiffusionXLImg2ImgPipeline,
-    "stable-diffusion-3": diffusers.StableDiffusion3Img2ImgPipeline,
-    "flux": diffusers.FluxImg2ImgPipeline,
-}
-# What each family's authors made of an encoding z, in numbers; and its inverse.
-SCALES = {
-    "stable-diffusion": (lambda z: 0.18215 * z, lambda x: x / 0.18215),
-    "stable-diffusion-2": (lambda z: 0.18215 * z, lambda x: x / 0.18215),
-    "stable-diffusion-tiny-vae": (lambda z: 1.0 * z, lambda x: x / 1.0),
-    "stable-diffusion-xl": (lambda z: 0.13025 * z, lambda x: x / 0.13025),
-    "stable-diffusion-xl-refiner": (lambda z: 0.13025 * z, lambda x: x / 0.13025),
-    "stable-diffusion-3": (lambda z: (z - 0.0609) * 1.5305, lambda x: x / 1.5305 + 0.0609),
-    "flux": (lambda z: (z - 0.1159) * 0.3611, lambda x: x / 0.3611 + 0.1159),
-}
 CHANNELS = {"stable-diffusion-3": 16, "flux": 16}
 
 
 @pytest.fixture(scope="module")
 def pipelines(checkpoints) -> Callable[[str], diffusers.DiffusionPipeline]:
-    """Loads a family's own pipeline, once each; `own` keeps its scheduler."""
-
-    def load(family: str) -> diffusers.DiffusionPipeline:
-        pipeline = PIPELINES[family].from_pretrained(families.model(family, checkpoints))
-        pipeline.own = pipeline.scheduler
-        return pipeline
-
-    return functools.cache(load)
-
-
-def by_pipeline(pipeline, picture, settings: dict, output_type: str = "latent"):
-    """What a family's pipeline makes of a picture by itself, called as its documentation does."""
-    kind = type(pipeline)
-    name = settings["scheduler"]
-    if "FlowMatch" in type(pipeline.own).__name__:
-        pipeline.scheduler = copy.deepcopy(pipeline.own)
-        if name != "auto":
-            pipeline.scheduler = getattr(diffusers, name).from_config(pipeline.own.config)
-    else:
-        name = "DDIMScheduler" if name == "auto" else name
-        pipeline.scheduler = getattr(diffusers, name).from_config(pipeline.own.config, clip_sample=False)
-    options = {
-        "prompt": settings["prompt"],
-        "image": picture,
-        "strength": settings["strength"],
-        "guidance_scale": settings["guidance_scale"],
-        "num_inference_steps": settings["num_inference_steps"],
-        "generator": torch.Generator("cpu").manual_seed(settings["seed"]),
-        "output_type": output_type,
-    }
-    if settings["negative_prompt"] is not None and kind is not diffusers.FluxImg2ImgPipeline:
-        options["negative_prompt"] = settings["negative_prompt"]
-    if kind in (diffusers.FluxImg2ImgPipeline, diffusers.StableDiffusion3Img2ImgPipeline):
-        options |= {"height": picture.height, "width": picture.width}
-    made = pipeline(**options).images
-    if output_type == "latent" and kind is diffusers.FluxImg2ImgPipeline:
-        made = pipeline._unpack_latents(made, picture.height, picture.width, pipeline.vae_scale_factor)
-    return made if output_type == "latent" else made[0]
+    """Loads a family's own pipeline, once each."""
+    return functools.cache(lambda family: load(family, families.model(family, checkpoints)))
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
@@ -93,16 +38,7 @@ def test_latent_and_picture_are_the_pipelines(family_model, pipelines, family, s
     latent = model.latent(picture, recipe)
     decoded = model.decode(latent)
     if strength == 0:
-        scale, unscale = SCALES[family]
-        vae = pipelines(family).vae
-        with torch.no_grad():
-            encoding = vae.encode(VaeImageProcessor(8).preprocess(picture))
-            if "tiny" in family:
-                z = encoding.latents
-            else:
-                z = encoding.latent_dist.sample(torch.Generator("cpu").manual_seed(7))
-            expected = scale(z)
-            shown = VaeImageProcessor(8).postprocess(vae.decode(unscale(expected)).sample)[0]
+        expected, shown = encoded(family, pipelines(family), picture, seed=7)
     else:
         expected, shown = (by_pipeline(pipelines(family), picture, given(strength), kind) for kind in ("latent", "pil"))
     difference = (latent - expected).abs().max().item()
