@@ -48,6 +48,7 @@ rule extract:
         "envs/environment.yaml"
     resources:
         gpu=1,
+        in_flight=1,
         mem_mb=16000,
         runtime=1,
         device=STUDY.config["device"],

@@ -114,12 +114,38 @@ def check_profile(workflow: Any) -> None:
     folder = str(paths.SCRIPTS.parent)
     if folder == glob.escape(folder) or not (workflow.is_main_process and workflow.modifier.is_main_snakefile()):
         return
-    if "gpu" not in workflow.resource_settings.resources:  # all of ours set it
+    if "in_flight" not in workflow.resource_settings.resources:  # all of ours set it
         raise InputError(
             f"Snakemake reads no profile in {folder!r}, since [, * and ? in a path are a pattern to it, and without "
             "profiles/default a run is slow and does again what need not be. Rename that folder, or go into it and run "
             "there with --directory STUDY"
         )
+
+
+def check_in_flight(workflow: Any) -> list[str]:
+    """What to tell a user who still gives the items in flight as `gpu`, their name before `in_flight`.
+
+    Args:
+        workflow: Snakemake's, while it parses.
+
+    Returns:
+        Notes for a run on this machine, where `gpu` limits the items in flight too.
+
+    Raises:
+        InputError: a profile or command for a cluster says so, where Snakemake would share `gpu` out among all jobs.
+    """
+    resources, scopes = workflow.global_resources, workflow.resource_settings.overwrite_resource_scopes
+    old = "gpu" in resources and "in_flight" not in resources
+    if not (old or "gpu" in scopes) or not (workflow.is_main_process and workflow.modifier.is_main_snakefile()):
+        return []
+    count = resources["gpu"].value if "gpu" in resources else 8
+    if not scopes:
+        return [f"The number of items in flight is called in_flight now: --resources in_flight={count}"]
+    raise InputError(
+        "The profile or the command line gives the number of items in flight as gpu; it is called in_flight now. In a "
+        f"profile, write\n  resources:\n    - in_flight={count}\n  set-resource-scopes:\n    - in_flight=local\n"
+        f"and on the command line  --resources in_flight={count} --set-resource-scopes in_flight=local"
+    )
 
 
 def join_hooks(workflow: Any, **own: Callable[[str], None]) -> None:

@@ -48,8 +48,8 @@ def sbatch(properties: dict[str, Any], startup_minutes: int, log: str) -> list[s
     """
     resources = properties["resources"]
     name = properties.get("rule") or properties["groupid"]
-    # One GPU and one model per job, shared by the items in flight: each counts one `gpu`.
-    in_flight = resources.get("gpu", 0)
+    # One GPU and one model per job, shared by the items in flight: each counts one `in_flight`.
+    in_flight = resources.get("in_flight", 0)
 
     def same_for_all(resource: str) -> Any:
         value = resources.get(resource)
@@ -87,8 +87,8 @@ def submit(jobscript: Path, startup_minutes: int) -> int:
     properties = json.loads(written.removeprefix(marker))
     # The Snakemake in the job does not get --keep-going and --resources from the one outside. Its options end with
     # --mode.
-    in_flight = properties["resources"].get("gpu")
-    options = " --keep-going" + (f" --resources gpu={in_flight}" if in_flight else "")
+    in_flight = properties["resources"].get("in_flight")
+    options = " --keep-going" + (f" --resources in_flight={in_flight}" if in_flight else "")
     jobscript.write_text(before + options + mode + after, encoding="utf-8")
     LOGS.mkdir(parents=True, exist_ok=True)
     command = [*sbatch(properties, startup_minutes, f"{LOGS}/%j.log"), str(jobscript)]

@@ -38,6 +38,7 @@ if not workflow.overwrite_configfiles and os.path.isfile("config/config.yaml"):
 try:
     run.check_module(workflow)
     run.check_profile(workflow)
+    in_flight_notes = run.check_in_flight(workflow)
     STUDY = Study(config, workflow.config_settings.config, is_main=workflow.is_main_process)
 except InputError as error:
     raise WorkflowError(str(error)) from None
@@ -47,7 +48,7 @@ except UnicodeEncodeError as error:  # of a path
         "with PYTHONUTF8=1 before the command"
     ) from None
 
-for note in STUDY.sheet.attrs["notes"] if workflow.is_main_process else []:
+for note in [*in_flight_notes, *STUDY.sheet.attrs["notes"]] if workflow.is_main_process else []:
     logger.info(note)
 
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method

@@ -19,8 +19,8 @@ rule check:
         "{params.command} --threads {threads} > {log:q} 2>&1"
 
 
-# How many items a run has in flight: as many as there are cores, and slots of the profile.
-IN_FLIGHT = [workflow.global_resources[name].value for name in {"_cores", "gpu"} & {*workflow.global_resources}]
+# How many items a run has in flight: as many as there are cores, and the profile says.
+IN_FLIGHT = [workflow.global_resources[name].value for name in {"_cores", "in_flight"} & {*workflow.global_resources}]
 
 
 rule plan:
@@ -33,6 +33,7 @@ rule plan:
     threads: min(filter(None, IN_FLIGHT), default=1)
     resources:
         gpu=1,
+        in_flight=1,
         mem_mb=16000,
         runtime=60,
     params:

@@ -30,7 +30,7 @@ rule copy:
     input: lambda w: f"pictures/p{w.n}.png"
     output: "copies/{n}.pt"
     log: "logs/copy/{n}.log"
-    resources: gpu=1
+    resources: in_flight=1
     shell: "cp {input} {output} > {log} 2>&1"
 """
 
@@ -124,14 +124,15 @@ def tiny(scratch: Path, count: int) -> None:
     ours = {}
     for slots in (1, 4):
         made = study(scratch / f"slots{slots}", count, 64)
-        seconds, _ = timed(made.command("--until", "extract", "--resources", f"gpu={slots}", cores=4), made.folder)
+        extract = ["--until", "extract", "--resources", f"in_flight={slots}"]
+        seconds, _ = timed(made.command(*extract, cores=4), made.folder)
         loading = load_seconds(made)
         ours[slots] = (seconds - loading) / count
         rows.append((f"(b) ours, {slots} in flight (loading, {loading:.1f} s, subtracted)", seconds, ours[slots]))
 
         for path in copies.glob("copies/*"):
             path.unlink()
-        command = [sys.executable, "-m", "snakemake", "--cores", "4", "--resources", f"gpu={slots}", *profile]
+        command = [sys.executable, "-m", "snakemake", "--cores", "4", "--resources", f"in_flight={slots}", *profile]
         seconds, _ = timed(command, copies)
         bare_snakemake[slots] = seconds / count
         rows.append((f"(d) Snakemake alone, copying files, {slots} in flight", seconds, seconds / count))

@@ -59,7 +59,8 @@ def main() -> None:
             theirs = run(
                 made, cluster, *group,
                 "--workflow-profile", "none", "--executor", "slurm", "--jobs", "20",
-                "--set-resource-scopes", "gpu=local", "--resources", "gpu=1", "--slurm-status-command", "squeue",
+                "--set-resource-scopes", "in_flight=local", "--resources", "in_flight=1",
+                "--slurm-status-command", "squeue",
                 "--slurm-init-seconds-before-status-checks", "1",
                 "--default-resources", "slurm_account=none", "slurm_partition=main",
             )  # fmt: skip

@@ -135,7 +135,7 @@ def test_one_bad_picture_in_a_group_costs_no_other_item(clustered):
     whole = bad.read_bytes()
     bad.write_bytes(whole[:200])
     extra = "slurm_extra='--comment=\"two words\" --nice=5'"
-    options = ["--resources", "gpu=2", "--default-resources", "slurm_partition=main", extra]
+    options = ["--resources", "in_flight=2", "--default-resources", "slurm_partition=main", extra]
     run = clustered.run(*options, fails=True)
     assert "1 of 20 items failed" in run.text
     assert "Items: 19 made, 0 kept, 1 failed, " in run.text
@@ -189,7 +189,7 @@ def test_a_group_that_slurm_ends_is_reported_and_only_what_is_missing_runs_again
     done: dict[str, str] = {}
     for end in ("CANCELLED: it was cancelled", "FAILED", "TIMEOUT: it reached its time limit"):
         missing = count - len(done)
-        arguments = ["--resources", "gpu=1", "--group-components", f"extract={missing}"]
+        arguments = ["--resources", "in_flight=1", "--group-components", f"extract={missing}"]
         if "TIMEOUT" in end:  # so many rounds of a minute, less all but one
             replaced = text.replace("--startup-minutes=10", f"--startup-minutes={1 - missing}")
             (impatient / "config.yaml").write_text(replaced)
@@ -322,7 +322,7 @@ def test_the_command_status_is_light_and_asks_slurm_once_for_all_jobs(answers):
 
 
 def test_what_a_group_asks_of_slurm():
-    resources = {"gpu": 4, "mem_mb": 64000, "runtime": 13, "device": "auto", "gpu_model": "a100"}
+    resources = {"gpu": 4, "in_flight": 4, "mem_mb": 64000, "runtime": 13, "device": "auto", "gpu_model": "a100"}
     properties = {"groupid": "extract", "threads": 4, "resources": resources}
     command = slurm.sbatch(properties, startup_minutes=10, log="log")
     assert {"--gres=gpu:a100:1", "--mem=16000M", "--time=23", "--cpus-per-task=4"} <= set(command)

@@ -161,3 +161,17 @@ def test_a_clone_whose_profile_snakemake_cannot_read_is_refused_from_elsewhere(m
     assert f"Snakemake reads no profile in '{clone}'" in " ".join(refused.split())
     assert "Traceback" not in refused
     assert "extract" in run(mine, *command, cwd=clone)
+
+
+def test_who_still_gives_the_items_in_flight_as_gpu_is_told_their_name(mine):
+    """A run on this machine goes on; on a cluster it would go wrong, so that it ends with the lines to write."""
+    told = "in_flight now"
+    assert told not in mine.run("--dry-run", "--verbose").text
+    assert f"{told}: --resources in_flight=3" in mine.run("--dry-run", "--verbose", "--resources", "gpu=3").text
+    shutil.copytree(ROOT / "profiles/slurm", mine.folder / "old")
+    profile = mine.folder / "old/config.yaml"
+    profile.write_text(profile.read_text().replace("in_flight", "gpu"))
+    for name, *options in ([str(profile.parent)], ["slurm", "--resources", "gpu=8"]):
+        text = mine.run("--dry-run", "--workflow-profile", name, *options, fails=True).text
+        assert told in text
+        assert "resources: - in_flight=8 set-resource-scopes: - in_flight=local" in text
