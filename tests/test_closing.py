@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from gpi_latents import closing, joblog, paths
+from gpi_latents import closing, joblog, paths, slurm_use
 from gpi_latents.study.study import Study
 from helpers.study import ROOT, draw
 
@@ -160,6 +160,26 @@ def test_a_run_for_a_part_says_what_that_is(study, asked, more, expected):
     log("logs/plan.txt", "3 items take 1 min.")
     log("logs/orphans.txt", "")
     assert ran(study, asked, [], **more).success().splitlines() == expected
+
+
+def test_the_jobs_on_slurm_are_told_after_the_counts_and_those_of_the_run_before_are_forgotten(study):
+    times = {"submitted": 0, "started": 10, "ended": 30}
+    job = {
+        "job": "7",
+        "name": "extract",
+        "items": ["p1"],
+        "state": "COMPLETED",
+        "node": "n1",
+        "mem_mb": 9,
+        "attempt": 0,
+    }
+    log(slurm_use.JOBS, json.dumps(job | times))
+    end = ran(study, WHOLE, ["extract p1"])
+    assert "Slurm" not in end.success()
+    log(slurm_use.JOBS, json.dumps(job | times))
+    told = ["Jobs on Slurm (all in my study/logs/slurm.csv):", "  - 7 on n1: 1 item; waited 10 s, worked 20 s"]
+    assert end.success().splitlines()[2:4] == told
+    assert end.failure().splitlines()[-3:-1] == told
 
 
 def test_items_that_a_part_skipped_are_not_called_made(study):

@@ -15,7 +15,20 @@ from helpers.study import ROOT
 SCRIPTS = ROOT / "scripts"
 PACKAGE = SCRIPTS / "gpi_latents"
 # Each floor may import those above it in this list, a room its own modules too.
-GROUND = {"errors", "files", "digests", "recipe", "origin", "paths", "version", "joblog", "plan", "run", "slurm"}
+GROUND = {
+    "errors",
+    "files",
+    "digests",
+    "recipe",
+    "origin",
+    "paths",
+    "version",
+    "joblog",
+    "plan",
+    "run",
+    "slurm",
+    "slurm_use",
+}
 MAY_IMPORT = {
     "model": GROUND,
     "core": GROUND,

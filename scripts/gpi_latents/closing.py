@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from gpi_latents import joblog, paths
-from gpi_latents.errors import TensorError, bulleted, listed
-from gpi_latents.files import missing_files, read_json, read_text, write_whole
+from gpi_latents import joblog, paths, slurm_use
+from gpi_latents.errors import TensorError, bulleted, duration, listed
+from gpi_latents.files import missing_files, read_json, read_text, remove_files, write_whole
 from gpi_latents.run import unwritable
 from gpi_latents.study.stale import read_failed
 from gpi_latents.study.study import Study
@@ -45,7 +45,8 @@ class Closing:
         self.planned: list[str] = []
 
     def begin(self) -> None:
-        """Note which items are about to run."""
+        """Note which items are about to run, and forget the jobs of the run before."""
+        remove_files([slurm_use.JOBS])
         self.planned = self._items(self.workflow.dag.needrun_jobs())
 
     def success(self) -> str:
@@ -55,7 +56,7 @@ class Closing:
         texts = [*map(self._listed, ("check", "plan", "orphans")), *self._results()]
         if not self._has("stack"):
             texts.append(self._part())
-        texts += [self._counts(is_done=True), cut_prompts(self._sheet()), self.replaced]
+        texts += [self._counts(is_done=True), self._slurm(), cut_prompts(self._sheet()), self.replaced]
         if self._has("stack") and not self.is_module:
             report = "open the report; then " if self._has("report") else ""
             texts.append(
@@ -75,7 +76,7 @@ class Closing:
             is_stacked = self.rules["stack"] not in {job.rule.name for job in left}
             texts += self._results() if is_stacked else [earlier_results(self.workflow.rundir)]
         counts = self._counts()
-        texts.append(counts and f"Items: {counts}")
+        texts += [counts and f"Items: {counts}", self._slurm()]
         if not self.is_module:
             is_wrong = os.path.exists(paths.FAILED) or self._has("check") or self._has("plan")
             what = "Put right what failed, then" if is_wrong else "To go on,"
@@ -176,6 +177,9 @@ class Closing:
         """How many items of this run failed."""
         return sum(joblog.failure(paths.item_log(item_id)) != "" for item_id in self.planned)
 
+    def _slurm(self) -> str:
+        return slurm_use.words(self.study.config["device"], self.rules["extract"], self._path(slurm_use.TABLE))
+
     def _path(self, path: str) -> str:
         return from_where(path, self.workflow.rundir)
 
@@ -273,15 +277,6 @@ def command_line(start: str) -> str:
     if found and os.path.exists(path) and os.path.samefile(found, path):
         program = name
     return shlex.join([program, *arguments])
-
-
-def duration(seconds: float) -> str:
-    """A time in words, such as `1 min 26 s`."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def report_findings() -> list[dict[str, str]]:

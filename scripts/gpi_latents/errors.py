@@ -37,11 +37,11 @@ def error_list(subject: str, errors: list[str]) -> str:
     return bulleted(f"{subject} has {len(errors)} error{'s' * (len(errors) > 1)}:", errors)
 
 
-def bulleted(heading: str, texts: list[str]) -> str:
-    """A heading and a list, of which the first `MOST_SHOWN` entries are shown."""
-    lines = [heading, *(f"  - {text}" for text in texts[:MOST_SHOWN])]
-    if len(texts) > MOST_SHOWN:
-        lines.append(f"  ... and {len(texts) - MOST_SHOWN} more")
+def bulleted(heading: str, texts: list[str], most: int = MOST_SHOWN) -> str:
+    """A heading and a list, of which the first `most` entries are shown."""
+    lines = [heading, *(f"  - {text}" for text in texts[:most])]
+    if len(texts) > most:
+        lines.append(f"  ... and {len(texts) - most} more")
     return "\n".join(lines)
 
 
@@ -54,6 +54,15 @@ def listed(texts: Iterable[str], most: int) -> str:
     """Texts in one line, the first `most` of them."""
     texts = list(texts)
     return "; ".join(texts[:most]) + (f"; and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def duration(seconds: float) -> str:
+    """A time in words, such as `1 min 26 s`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def exit_code(command: Callable[[], str]) -> int:

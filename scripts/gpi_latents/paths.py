@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import re
@@ -65,6 +66,11 @@ def picture_path(config: Mapping[str, Any], item_id: str) -> str | None:
 def item_log(item_id: str) -> str:
     """The log of an item's job."""
     return f"logs/extract/{item_id}.log"
+
+
+def resident_logs(job: str) -> list[str]:
+    """The logs of the resident models of a job on Slurm, named by `scripts/extract.py`."""
+    return sorted(glob.glob(f"logs/resident-*-{job}.log"))
 
 
 def figures(config: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
