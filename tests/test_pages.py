@@ -42,7 +42,7 @@ def test_the_pins_agree():
 
 def test_links_between_pages_lead_somewhere():
     pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), ROOT / "CONTRIBUTING.md"]
-    pages += [ROOT / "CHANGELOG.md", ROOT / "tests/FAULTS.md", ROOT / "profiles/slurm/README.md"]
+    pages += [ROOT / "CHANGELOG.md", ROOT / "tests/FAULTS.md"]
     for page in pages:
         for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
             if link.startswith("http"):
