@@ -11,49 +11,55 @@ import re
 PARTITION = "--default-resources slurm_partition=..."
 ACCOUNT = "--default-resources slurm_account=..."
 EXTRA = "--default-resources \"slurm_extra='...'\""
-CORES = "--resources in_flight=2"
-MEMORY = "--set-resources {rule}:mem_mb=8000"
-TIME = "--set-resources {rule}:runtime=1, or smaller groups: --group-components extract=25"
-GPU = "--set-resources {rule}:gpu_model=..., or --config device=cpu"
+CORES = "--resources in_flight=..."
+MEMORY = "--set-resources {rule}:mem_mb=..."
+TIME = "--set-resources {rule}:runtime=... or smaller groups (--group-components extract=25)"
+GPU = "--set-resources {rule}:gpu_model=... or --config device=cpu"
 JOBS = "--jobs 1"
 
 # What is found in the reason, what it means, and what mends it. The first line that fits counts.
 NEVER = {
-    "PartitionTimeLimit|time limit": ("it asks for more time than its partition allows", f"{TIME}; {PARTITION}"),
-    "PartitionConfig|BadConstraints|PartitionNodeLimit|MaxMemPerLimit|node config|[Mm]emory spec|CPU count|processors": (
+    "PartitionTimeLimit|time limit": ("it asks for more time than its partition allows", f"{TIME} or {PARTITION}"),
+    "PartitionConfig|BadConstraints|PartitionNodeLimit|MaxMemPerLimit|node config|emory spec|CPU count|processors": (
         "no node of its partition has all that it asks for",
-        f"{CORES}; {MEMORY}; {GPU}; {PARTITION}",
+        f"{CORES} or {MEMORY} or {GPU} or {PARTITION}",
     ),
-    "policy": ("it is beyond a limit of your account or QOS", f"{JOBS}; {CORES}; {MEMORY}; {TIME}; {ACCOUNT}"),
+    "policy": ("it is beyond a limit of your account or QOS", f"{JOBS} or {CORES} or {MEMORY} or {TIME} or {ACCOUNT}"),
     "generic resource": ("this cluster has no GPUs of that name", GPU),
     "group not|inactive or drain|artition( name)? spec|default partition": (
         "it cannot go to that partition; sinfo lists all",
         PARTITION,
     ),
     "InvalidAccount|AccountNotAllowed|account (not|or)|bank account": (
-        "it cannot be billed to that account; 'sacctmgr show associations user=$USER' lists yours",
-        f"{ACCOUNT}; {PARTITION}",
+        "that account cannot be used there; 'sacctmgr show associations user=$USER' lists yours",
+        f"{ACCOUNT} or {PARTITION}",
     ),
-    "InvalidQOS|QOSNotAllowed|QOS not|qos spec": ("its QOS cannot be used there", f"--qos=... in {EXTRA}; {PARTITION}"),
+    "InvalidQOS|QOSNotAllowed|QOS not|qos spec": (
+        "its QOS (quality of service) cannot be used there",
+        f"--qos=... in {EXTRA} or {PARTITION}",
+    ),
     "DependencyNever|ReservationDeleted|DeadLine|feature|eservation is|requested reservation|license": (
         "what your own flags of sbatch ask for will never come",
         EXTRA,
     ),
     "JobHoldMaxRequeue|JobLaunchFailure|held state|requeued held": (
         "Slurm could not start it on its node, and holds it",
-        f"run again; --exclude=NODE in {EXTRA}",
+        f"run again, or --exclude=NODE in {EXTRA}",
     ),
 }
 MAY_PASS = {
-    "JobHeldUser": ("it is held, by you or for you", "scontrol release with its number"),
-    "JobHeldAdmin": ("the cluster's staff hold it", "ask them, or scontrol release with its number"),
+    "JobHeldUser": ("you hold it, or someone for you", "scontrol release with its number"),
+    "JobHeldAdmin": ("the cluster's staff hold it", "ask them"),
     "PartitionDown|PartitionInactive": ("its partition starts no jobs at present", f"wait, or {PARTITION}"),
     "maintenance": ("a maintenance begins before it could end", f"wait, or {TIME}"),
     "ReqNodeNotAvail|DOWN, DRAINED|NodeDown": (
         "the nodes that can hold it are out of service or reserved",
         f"wait, or {PARTITION}",
     ),
-    "BeginTime": ("it may not start yet", "wait: Slurm sets a time after a failed start, as --begin does"),
+    "BeginTime": (
+        "it may not start yet",
+        "wait; --begin in slurm_extra sets such a time, and Slurm after a failed start",
+    ),
     "Priority": ("other jobs are before it in the queue", "wait"),
     "Resources": ("the nodes that can hold it are in use", "wait"),
     "contact|timed out|emporarily": ("Slurm's controller does not answer", "run again later"),
@@ -68,7 +74,7 @@ LIMITED = {
     "Mem": ("memory", MEMORY),
     "GRES": ("GPUs", GPU),
     "(?<!Per)Job": ("jobs", JOBS),
-    "": ("resources", f"{JOBS}; {CORES}; {MEMORY}"),
+    "": ("resources", f"{JOBS} or {CORES} or {MEMORY}"),
 }
 
 
@@ -80,7 +86,7 @@ def explain(reason: str, rule: str = "extract") -> tuple[bool, str]:
         rule: whose resources the advice names.
 
     Returns:
-        Whether no waiting mends it, and the words with the flag that does: "meaning (reason): flag; other flag". No
+        Whether no waiting mends it, and the words with the flag that does: "meaning (reason): flag or flag". No
         words if there is nothing to tell.
     """
     reason = re.sub("sbatch: (error: )?|Batch job submission failed: ", "", reason).strip().replace("\n", "; ")
@@ -99,9 +105,8 @@ def _limit(reason: str, whose: str) -> tuple[bool, str]:
     if reason.startswith("QOSMin"):
         return True, f"it asks for less {what} than its QOS demands of a job ({reason}): --qos=... in {EXTRA}"
     if re.search("Max.*Per(Job|Node)", reason):
-        return True, f"it asks for more {what} than {whose} may have in a job ({reason}): {mend}; {ACCOUNT}"
+        return True, f"it asks for more {what} than {whose} may have in a job ({reason}): {mend} or {ACCOUNT}"
     if re.search("Grp.*(?<!Run)Minutes", reason):
-        return False, f"{whose} has no budget left for it ({reason}): {mend}; {ACCOUNT}"
-    return False, (
-        f"{whose} may have no more {what} at a time ({reason}): wait for other jobs to end; if none runs, {mend}; {ACCOUNT}"
-    )
+        return False, f"{whose} has no budget left for it ({reason}): {mend} or {ACCOUNT}"
+    advice = f"wait for other jobs to end; if there are none, {mend} or {ACCOUNT}"
+    return False, f"{whose} may have no more {what} at a time ({reason}): {advice}"
