@@ -32,9 +32,9 @@ SCALES = {
 }
 
 
-def load(family: str, folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """A family's pipeline; `own` keeps the model's scheduler."""
-    pipeline = PIPELINES[family].from_pretrained(folder, torch_dtype=dtype).to(device)
+def load(family: str, folder: Path, **options: Any) -> Any:
+    """A family's pipeline, which keeps the model's scheduler as `own`; options are those of `from_pretrained`."""
+    pipeline = PIPELINES[family].from_pretrained(folder, **options)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.own = pipeline.scheduler
     return pipeline
