@@ -285,7 +285,7 @@ def _original_vae_name(name: str) -> str:
 def _stable_diffusion(folder: Path, vae: AutoencoderKL | AutoencoderTiny, prediction_type: str) -> None:
     StableDiffusionPipeline(
         vae=vae,
-        unet=_unet(cross_attention_dim=TEXT_WIDTH),
+        unet=_unet(cross_attention_dim=TEXT_WIDTH, use_linear_projection=prediction_type == "v_prediction"),
         text_encoder=_clip(CLIPTextModel),
         tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
         scheduler=PNDMScheduler(
@@ -338,6 +338,7 @@ def _xl_unet(text_width: int, numbers: int) -> UNet2DConditionModel:
     number_width = 8
     return _unet(
         cross_attention_dim=text_width,
+        use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=number_width,
         projection_class_embeddings_input_dim=numbers * number_width + TEXT_WIDTH,
