@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -15,14 +16,21 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """Serves `folder` as the only commit of `REPOSITORY` while in use as a context.
 
-    With `refuses`, a status and a code, that is the answer to every request for a file; with `silent`, there is none
-    until the end. `served` are the files sent.
+    With `refuses`, a status and headers, that is the answer to every request for a file; with `silent`, there is none
+    until the end; `sends` makes what is sent of a file's content instead of all. `served` are the files sent.
     """
 
-    def __init__(self, folder: Path, refuses: tuple[int, str] | None = None, silent: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        refuses: tuple[int, dict[str, str]] | None = None,
+        silent: bool = False,
+        sends: Callable[[str, bytes], bytes] = lambda name, content: content,
+    ):
         self.folder = folder
         self.refuses = refuses
         self.silent = silent
+        self.sends = sends
         self.served: list[str] = []
         self.ended = Event()
 
@@ -69,15 +77,16 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.hub.silent:
             self.hub.ended.wait()
         elif self.hub.refuses:
-            status, code = self.hub.refuses
-            self._reply(status, b"", {"X-Error-Code": code}, send)
+            self._reply(self.hub.refuses[0], b"", self.hub.refuses[1], send)
         else:
             name = path.removeprefix(resolve)
             content = (self.hub.folder / name).read_bytes()
             if send:
                 self.hub.served.append(name)
-            etag = hashlib.sha256(content).hexdigest()
-            self._reply(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, send)
+            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+            headers["Content-Length"] = str(len(content))
+            self._reply(200, self.hub.sends(name, content), headers, send)
+            self.close_connection = True
 
     def _entry(self, name: str) -> dict[str, object]:
         content = (self.hub.folder / name).read_bytes()

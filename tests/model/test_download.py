@@ -148,16 +148,54 @@ def test_an_autoencoder_of_the_hub_with_pickled_weights_alone_is_taken_only_when
 @pytest.mark.parametrize(
     ("given", "refuses", "message"),
     [
-        ({}, (403, "GatedRepo"), "someone/tiny is gated.*HF_TOKEN"),
+        ({}, (401, {"X-Error-Code": "GatedRepo"}), "someone/tiny is gated.*HF_TOKEN"),  # no token
+        ({}, (403, {"X-Error-Code": "GatedRepo"}), "someone/tiny is gated.*HF_TOKEN"),  # terms not accepted
+        (
+            {},
+            (401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
+            r"refuses the access token .* someone/tiny \(Invalid credentials.*HF_TOKEN",
+        ),
+        (
+            {},
+            (403, {"X-Error-Message": "Please enable access to public gated repositories in your token's settings"}),
+            r"refuses the access token .* someone/tiny \(Please enable .*HF_TOKEN",
+        ),
+        ({}, (429, {}), "takes no more requests from here for now.*try again later"),
         ({"model_id": "no/body"}, None, "no model no/body.*HF_TOKEN"),
         ({"revision": "v9"}, None, "someone/tiny has no revision 'v9'"),
-        ({}, (500, ""), "could not be downloaded"),
+        ({}, (500, {}), "could not be downloaded"),
     ],
 )
 def test_what_the_hub_refuses_is_said_in_words(built, tmp_path, serve, monkeypatch, given, refuses, message):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries again after some seconds
     with serve(built, refuses=refuses), pytest.raises(ModelError, match=message):
         resolve(**{"model_id": REPOSITORY, "cache_dir": str(tmp_path / "cache")} | given)
+
+
+@pytest.mark.fault("model")
+def test_a_file_that_arrives_in_part_is_named_and_the_next_run_goes_on(folder, tmp_path, serve, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    cache = str(tmp_path / "cache")
+    weights = f"{UNET}.safetensors"
+    with (
+        serve(folder, sends=lambda name, content: content[:1000] if name == weights else content),
+        pytest.raises(ModelError, match=r"someone/tiny .*could not be downloaded"),
+    ):
+        resolve(REPOSITORY, cache_dir=cache)
+    with serve(folder) as served:
+        found = resolve(REPOSITORY, cache_dir=cache)
+    assert served.served == [weights]
+    assert found["sha256"][weights] == hashlib.sha256((folder / weights).read_bytes()).hexdigest()
+
+
+@pytest.mark.fault("model")
+def test_weights_that_arrive_with_other_bytes_are_refused(folder, tmp_path, serve):
+    def spoiled(name: str, content: bytes) -> bytes:
+        return content[:-1] + b"?" if name == f"{UNET}.safetensors" else content
+
+    message = rf"{UNET}\.safetensors is damaged: delete .* and download the model again"
+    with serve(folder, sends=spoiled), pytest.raises(ModelError, match=message):
+        resolve(REPOSITORY, cache_dir=str(tmp_path / "cache"))
 
 
 @pytest.mark.fault("model")

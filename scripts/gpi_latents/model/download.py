@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from gpi_latents.errors import ModelError, first_line
 from gpi_latents.joblog import SEARCHING
@@ -81,6 +82,16 @@ def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
             advice = "name a folder that has room and that you can write as cache_dir"
             raise ModelError(f"The model {name} cannot be stored in the cache: {error}; {advice}") from None
         reason, advice = first_line(error), "check the name and the internet connection"
+        answer = _answer(error)
+        if answer is not None and answer.status_code in (401, 403):
+            said = answer.headers.get("X-Error-Message") or answer.reason_phrase
+            raise ModelError(
+                f"{constants.ENDPOINT} refuses the access token that is sent for the model {name} ({said}): make one "
+                "there that may read gated repositories, and set it as the environment variable HF_TOKEN"
+            ) from None
+        if answer is not None and answer.status_code == 429:
+            reason = f"{constants.ENDPOINT} takes no more requests from here for now"
+            advice = "try again later, with an access token as the environment variable HF_TOKEN, which allows more"
         if type(error.__cause__ or error).__name__.endswith("Timeout"):
             reason = f"{constants.ENDPOINT} did not answer within {constants.HF_HUB_DOWNLOAD_TIMEOUT} s"
             advice = "try again later, with HF_HUB_DOWNLOAD_TIMEOUT=60 if your connection is slow"
@@ -89,6 +100,13 @@ def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
             f"could not be downloaded ({reason}): {advice}, or name a folder that holds the model, or a cache_dir that "
             "does (HF_HUB_OFFLINE=1 then keeps runs off the network)"
         ) from None
+
+
+def _answer(error: BaseException | None) -> Any:
+    """The hub's answer that led to an error, which the client's own errors hide; None if it gave none."""
+    while error is not None and getattr(error, "response", None) is None:
+        error = error.__cause__ or error.__context__
+    return getattr(error, "response", None)
 
 
 def cached_snapshot(repository: str, commit: str, cache_dir: str | None, files: list[str]) -> Path:
