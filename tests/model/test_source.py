@@ -148,6 +148,10 @@ DAMAGES = {
         lambda folder: (folder / "tokenizer/tokenizer.json").unlink(),
         "incomplete: its tokenizer has no vocabulary",
     ),
+    "a vocabulary that cannot be read here": (
+        lambda folder: (folder / "tokenizer/tokenizer.json").rename(folder / "tokenizer/spiece.model"),
+        r"has for its tokenizer only a spiece\.model .*pip install sentencepiece",
+    ),
     "no scheduler config": (
         lambda folder: (folder / "scheduler/scheduler_config.json").rename(folder / "scheduler/config.json"),
         "incomplete: its scheduler has no scheduler_config.json",

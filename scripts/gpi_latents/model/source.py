@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -239,8 +240,14 @@ def _decisive_files(
         contents = {path.name: read_json(path) for path in described if path.suffix == ".json"}
         config = "scheduler_config.json" if part == "scheduler" else "config.json"
         if part.startswith("tokenizer"):
-            if not {path.name for path in described} & {"tokenizer.json", "vocab.json", "spiece.model"}:
+            vocabularies = {path.name for path in described} & {"tokenizer.json", "vocab.json", "spiece.model"}
+            if not vocabularies:
                 raise ModelError(f"{owner} is incomplete: its {part} has no vocabulary. Get it again")
+            if vocabularies == {"spiece.model"} and not find_spec("sentencepiece"):
+                raise ModelError(
+                    f"{owner} has for its {part} only a spiece.model and no tokenizer.json: install the package "
+                    "sentencepiece (pip install sentencepiece protobuf) into the environment of Snakemake"
+                )
         elif config not in contents:
             raise ModelError(f"{owner} is incomplete: its {part} has no {config}. Get it again")
         if part == "vae" and (kind := contents[config].get("_class_name")) not in AUTOENCODERS:
