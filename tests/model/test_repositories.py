@@ -16,6 +16,7 @@ NEEDED = {
     (SD_1, "fp16"): "text_encoder/model.fp16 unet/diffusion_pytorch_model.fp16 vae/diffusion_pytorch_model.fp16",
     (SD_1, "non_ema"): "text_encoder/model unet/diffusion_pytorch_model.non_ema vae/diffusion_pytorch_model",
     (SD_2, None): "text_encoder/model unet/diffusion_pytorch_model vae/diffusion_pytorch_model",
+    (SD_2, "fp16"): "text_encoder/model.fp16 unet/diffusion_pytorch_model.fp16 vae/diffusion_pytorch_model.fp16",
     (SD_XL, None): "text_encoder/model text_encoder_2/model unet/diffusion_pytorch_model vae/diffusion_pytorch_model",
     (SD_XL, "fp16"): "text_encoder/model.fp16 text_encoder_2/model.fp16 "
     "unet/diffusion_pytorch_model.fp16 vae/diffusion_pytorch_model.fp16",
@@ -68,7 +69,7 @@ def test_of_a_real_repository_the_needed_files_alone_are_downloaded_and_are_read
         assert all(map(torch.equal, made, latents(resolve(str(plain)))))
 
 
-@pytest.mark.parametrize("name", [SD_1, SD_XL, SD_3, FLUX])
+@pytest.mark.parametrize("name", SIZES)
 def test_the_autoencoder_of_a_real_repository_is_downloaded_alone(repositories, tmp_path, serve, record_property, name):
     folder, _ = repositories(name)
     with serve(folder) as served:
