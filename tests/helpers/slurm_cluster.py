@@ -1,4 +1,4 @@
-"""A real Slurm on this machine alone, for tests: one node with two GPU resources that are no GPUs.
+"""A real Slurm on this machine alone, for tests: a large node and a small one, with GPU resources that are no GPUs.
 
     python tests/helpers/slurm_cluster.py DIRECTORY   (then SLURM_CONF=DIRECTORY/slurm.conf sbatch ...; Ctrl-C ends it)
 
@@ -25,18 +25,17 @@ CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket
 CredType=cred/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 SwitchType=switch/none
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -53,8 +52,11 @@ KillWait=2
 MinJobAge=300
 OverTimeLimit=0
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs=32 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 Port={node_port} CPUs=32 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
+NodeName=small NodeHostname={host} NodeAddr=127.0.0.1 Port={small_port} CPUs=2 RealMemory=20000 Gres=gpu:1 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES DefMemPerNode=1000 DefaultTime=10 MaxTime=INFINITE State=UP
+PartitionName=small Nodes=small DefMemPerNode=1000 DefaultTime=10 MaxTime=30 State=UP
+PartitionName=lab Nodes=small AllowAccounts=lab State=UP
 """
 
 
@@ -96,18 +98,22 @@ class Cluster:
             "user": getpass.getuser(),
             "controller_port": _free_port(),
             "node_port": _free_port(),
+            "small_port": _free_port(),
         }
         (self.folder / "slurm.conf").write_text(CONFIGURATION.format(**names))
-        devices = [self.folder / f"gpu{number}" for number in range(2)]
-        for device in devices:
-            device.touch()
-        (self.folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in devices))
+        gpus = ""
+        for number, node in enumerate((names["host"], names["host"], "small")):
+            (self.folder / f"gpu{number}").touch()
+            gpus += f"NodeName={node} Name=gpu File={self.folder}/gpu{number}\n"
+        (self.folder / "gres.conf").write_text(gpus)
         munge = [f"--{name}={self.folder}/munge/{name}" for name in ("socket", "pid-file", "log-file", "seed-file")]
         self._daemon("munged", "--foreground", "--force", f"--key-file={key}", *munge)
         self._wait(lambda: (self.folder / "munge/socket").exists())
         self._daemon("slurmctld", "-D")
-        self._daemon("slurmd", "-D", "-N", names["host"])
-        self._wait(lambda: self.client("sinfo", "--noheader", "--format=%t").strip() == "idle")
+        for node in (names["host"], "small"):
+            (self.folder / "spool" / node).mkdir()
+            self._daemon("slurmd", "-D", "-N", node)
+        self._wait(lambda: set(self.client("sinfo", "--noheader", "--format=%t").split()) == {"idle"})
 
     def client(self, *command: str) -> str:
         """What one of Slurm's commands prints; empty if it fails."""
@@ -129,7 +135,7 @@ class Cluster:
                 daemon.wait()
 
     def _daemon(self, *command: str) -> None:
-        log = (self.folder / f"{command[0]}.out").open("wb")
+        log = (self.folder / f"{command[0]}.out").open("ab")
         self._daemons.append(
             subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         )
