@@ -19,7 +19,10 @@ JOBS = "--jobs 1"
 
 # What is found in the reason, what it means, and what mends it. The first line that fits counts.
 NEVER = {
-    "PartitionTimeLimit|time limit": ("it asks for more time than its partition allows", f"{TIME} or {PARTITION}"),
+    "PartitionTimeLimit|Requested time limit": (
+        "it asks for more time than its partition allows",
+        f"{TIME} or {PARTITION}",
+    ),
     "PartitionConfig|BadConstraints|PartitionNodeLimit|MaxMemPerLimit|node config|emory spec|CPU count|processors": (
         "no node of its partition has all that it asks for",
         f"{CORES} or {MEMORY} or {GPU} or {PARTITION}",
