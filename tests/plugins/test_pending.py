@@ -83,10 +83,10 @@ MAY_PASS = {
     ],
     "extract:runtime=": [
         "ReqNodeNotAvail, Reserved for maintenance",
-        "AssocGrpCPUMinutesLimit",
-        "QOSGrpBillingRunMinutes",
         "QOSGrpWallLimit",
     ],
+    "no budget left": ["AssocGrpCPUMinutesLimit", "QOSGrpBillingMinutes"],
+    "no more time at a time": ["AssocGrpCPURunMinutesLimit", "QOSGrpBillingRunMinutes"],
     "wait": ["Priority", "Resources", "BeginTime"],
     "--jobs": ["QOSMaxJobsPerUserLimit", "AssocMaxJobsLimit", "MaxJobsPerAccount", "QOSMaxSubmitJobPerUserLimit"],
     "in_flight=": ["QOSMaxCpuPerUserLimit", "AssocGrpCpuLimit", "MaxCpuPerAccount", "QOSMaxNodePerUserLimit"],
