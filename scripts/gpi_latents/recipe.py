@@ -28,6 +28,8 @@ def recipe(config: Mapping[str, Any], item: Any) -> dict[str, Any]:
     """
     chosen = {key: config[key] for key in ("model_id", "revision", "dtype", "image_size", "resize", "posterior")}
     chosen |= {key: config[key] for key in ("variant", "vae_id") if config[key]}
+    if config.get("batch_size", 1) > 1:  # other kernels, which differ in the last digits
+        chosen["batch_size"] = config["batch_size"]
     chosen["version"] = RECIPE_VERSION
     chosen["strength"] = item.strength
     if item.strength > 0 or config["posterior"] == "sample":
@@ -51,14 +53,17 @@ def recipe_digest(recipe: Mapping[str, Any]) -> str:
     return text_digest(canonical(recipe))
 
 
-def model_digest(model: Mapping[str, Any]) -> str:
+def model_digest(model: Mapping[str, Any], dtype: str | None = None) -> str:
     """SHA-256 of a model, hexadecimal: of all files that decide its numbers, whatever it is called.
 
     Args:
         model: as `source.resolve` returns it.
+        dtype: of the config.
     """
-    vae = model.get("vae") or {}
-    return text_digest(canonical([model.get("sha256"), vae.get("sha256")]))
+    parts = [model.get("sha256"), (model.get("vae") or {}).get("sha256")]
+    if dtype in ("float16", "bfloat16") and str(model.get("family")).startswith("StableDiffusionXL"):
+        parts.append("encoded as diffusers does")  # earlier, not quite: such latents are made again
+    return text_digest(canonical(parts))
 
 
 def canonical(value: Any) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import signal
 import sys
 import threading
@@ -32,10 +31,7 @@ class StubEngine:
             raise ModelError("the model gone is not on this machine")
         print("a library shows its progress", file=sys.stderr, flush=True)
         self.models = [SimpleNamespace(device="stub")]
-        self.free: queue.SimpleQueue = queue.SimpleQueue()
-        for _ in range(workers):
-            self.free.put(self.models[0])
-        self.threads = workers
+        self.threads = self.at_once = workers
 
     def same_bits(self) -> None:
         pass

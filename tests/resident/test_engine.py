@@ -88,7 +88,6 @@ def test_an_item_that_nobody_waits_for_ends_at_the_next_step_and_writes_nothing(
         engine.extract(request_, step)
     assert asked == ["opening the picture", WAITING, *["making the latent"] * 3]
     assert not made()
-    assert engine.free.qsize() == min(2, os.cpu_count() or 1)
 
 
 @pytest.mark.fault("picture")
@@ -129,8 +128,8 @@ def test_too_little_memory_on_a_gpu_is_an_error_with_advice(engine, request_, mo
     def full(*_):
         raise torch.OutOfMemoryError("tried to allocate 20 GiB")
 
-    monkeypatch.setattr(engine.models[0], "latent", full)
-    with pytest.raises(UserError, match="too little memory: use a smaller image_size, dtype float16") as found:
+    monkeypatch.setattr(engine.models[0], "latents", full)
+    with pytest.raises(UserError, match="too little memory: use a smaller image_size or batch_size") as found:
         engine.extract(request_)
     assert not isinstance(found.value, ItemError)  # of the machine: on_error: skip does not leave it out
 
@@ -166,4 +165,4 @@ def test_a_model_that_was_changed_after_the_run_began_is_refused(tmp_path, monke
 
 def test_a_cpu_has_as_many_slots_as_workers_and_cores(engine):
     assert len(engine.models) == 1
-    assert engine.free.qsize() == engine.threads == min(2, os.cpu_count() or 1)
+    assert engine.at_once == engine.threads == min(2, os.cpu_count() or 1)

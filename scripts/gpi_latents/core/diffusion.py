@@ -9,7 +9,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice on packag
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from gpi_latents.core.pictures import Handling, fit_picture, open_picture
-from gpi_latents.core.pipeline import Pipelines, read_json
+from gpi_latents.core.pipeline import Pipelines, kind, read_json
 from gpi_latents.digests import Digests
 from gpi_latents.errors import ItemError, ModelError
 from gpi_latents.paths import DIGESTS
@@ -84,7 +84,8 @@ class Model:
     Args:
         folder: in diffusers' layout.
         device: as torch names it.
-        dtype: `float32`, `float16` or `bfloat16`; a VAE that asks for it stays in float32 instead of float16.
+        dtype: `float32`, `float16` or `bfloat16`; a VAE that asks for it stays in float32 instead of float16, and that
+            of Stable Diffusion XL also instead of bfloat16, as in diffusers.
         vae_folder: of another autoencoder than the model's own.
         variant: of the weights' files, such as `fp16`.
         allow_pickle: whether weights are read from `.bin` files too, where there are no safetensors.
@@ -116,10 +117,12 @@ class Model:
         }
         vae_folder = Path(vae_folder or self.folder / "vae")
         self.vae = self._load(vae_folder, getattr(diffusers, read_json(vae_folder / "config.json")["_class_name"]))
-        if self.dtype == torch.float16 and self.vae.config.get("force_upcast"):
-            self.vae = self.vae.to(torch.float32)
         self.processor = VaeImageProcessor(self.factor)
         self.pipelines = Pipelines(self.folder, self.vae, self._load)
+        is_upcast = self.dtype != torch.float32 and self.vae.config.get("force_upcast")
+        if is_upcast and (self.dtype == torch.float16 or self.pipelines.is_xl):
+            self.vae = self.vae.to(torch.float32)
+        self._checked: set[str] = set()
 
     def _load(self, folder: Path, kind: Any) -> Any:
         has_variant = any(folder.glob(f"*.{self._options['variant']}*"))
@@ -178,7 +181,25 @@ class Model:
     def latent(
         self, picture: Image.Image, recipe: dict[str, Any], on_step: Callable[[], Any] = lambda: None
     ) -> torch.Tensor:
-        """The final latent of one item, the tensor that the decoder would turn into the picture, in diffusion's scale.
+        """The final latent of one item, as `latents` makes it.
+
+        Raises:
+            ItemError: the latent has NaN or infinite values.
+            ModelError: as `latents`.
+        """
+        [latent] = self.latents([picture], [recipe], on_step)
+        if isinstance(latent, ItemError):
+            raise latent
+        return latent
+
+    @torch.inference_mode()
+    def latents(
+        self,
+        pictures: Sequence[Image.Image],
+        recipes: Sequence[dict[str, Any]],
+        on_step: Callable[[], Any] = lambda: None,
+    ) -> list[torch.Tensor | ItemError]:
+        """The final latents of items, the tensors that the decoder would turn into pictures, in diffusion's scale.
 
         At strength 0, with z drawn from, or the mode of, the VAE's posterior (or what a VAE without one gives), it is
 
@@ -190,49 +211,87 @@ class Model:
         same generator, for FLUX.1 unpacked.
 
         Args:
-            picture: mode RGB, its sides multiples of `multiple`.
-            recipe: as `recipe.recipe` makes it.
-            on_step: called after each denoising step; what it raises ends the item.
+            pictures: mode RGB, their sides multiples of `multiple`; at most `batch_size`, up to which they are filled.
+            recipes: as `recipe.recipe` makes them, one for each picture, of one `kind`.
+            on_step: called after each denoising step; what it raises ends the batch.
 
         Returns:
-            float32 (1, C, H / factor, W / factor) on the CPU, in the memory layout that the model gave it: the
-            same values in another one are decoded by other kernels, which differ in the last digits.
+            float32 (1, C, H / factor, W / factor) on the CPU, in the model's memory layout (other kernels decode
+            another), or an error if it has NaN or infinite values.
 
         Raises:
-            ItemError: the latent has NaN or infinite values.
-            ModelError: the recipe does not suit the model, or a part of the model cannot be loaded.
+            ModelError: the recipes do not suit the model, a part of the model cannot be loaded, or places in a batch
+                matter on this device.
         """
-        # Drawn on the CPU and moved, so that every device starts from the same noise.
-        generator = torch.Generator("cpu").manual_seed(recipe["seed"]) if "seed" in recipe else None
-        pixels = self.processor.preprocess(picture).to(self.device, self.vae.dtype)
-        encoded = self.vae.encode(pixels)
-        if "latent_dist" in encoded:
-            posterior = encoded.latent_dist
-            encoded = posterior.sample(generator) if recipe["posterior"] == "sample" else posterior.mode()
-        else:
-            encoded = encoded[0]
-        latent = self._scaled(encoded)
-        if recipe["strength"] > 0:
-            size = (picture.height, picture.width)
-            latent = self.pipelines.denoise(latent, size, recipe, generator, on_step)
-        latent = latent.to("cpu", torch.float32)
-        if not torch.isfinite(latent).all():
-            hint = "dtype float32 or bfloat16" if self.dtype == torch.float16 else "another seed, scheduler or strength"
-            raise ItemError(f"the latent has NaN or infinite values; try {hint}")
-        return latent
+        size = recipes[0].get("batch_size", 1)
+        pixels = torch.cat([self.processor.preprocess(picture) for picture in _filled(pictures, size)])
+        if size > 1:
+            self._check_places(pixels.shape[2:], recipes[0], on_step)
+        made = self._computed(pixels, _filled(recipes, size), on_step)
+        hint = "dtype float32 or bfloat16" if self.dtype == torch.float16 else "another seed, scheduler or strength"
+        problem = f"the latent has NaN or infinite values; try {hint}"
+        latents = made.split(1)[: len(recipes)]
+        return [latent if torch.isfinite(latent).all() else ItemError(problem) for latent in latents]
+
+    def decode(self, latent: torch.Tensor, batch_size: int = 1) -> Image.Image:
+        """Decode one latent, as `decode_all` does."""
+        return self.decode_all([latent], batch_size)[0]
 
     @torch.inference_mode()
-    def decode(self, latent: torch.Tensor) -> Image.Image:
-        """Decode a latent to its picture.
+    def decode_all(self, latents: Sequence[torch.Tensor], batch_size: int = 1) -> list[Image.Image]:
+        """Decode latents to their pictures, together.
 
         Args:
-            latent: (1, C, h, w) as `latent` returns it.
+            latents: each (1, C, h, w) as `latents` returns it; at most `batch_size`.
+            batch_size: as in their recipes.
 
         Returns:
             Mode RGB, of the size that was encoded.
         """
-        unscaled = self._unscaled(latent.to(self.device, self.vae.dtype))
-        return self.processor.postprocess(self.vae.decode(unscaled).sample, output_type="pil")[0]
+        decoded = self._decoded(torch.cat(_filled(latents, batch_size)))
+        return self.processor.postprocess(decoded[: len(latents)], output_type="pil")
+
+    def _computed(
+        self, pixels: torch.Tensor, recipes: Sequence[dict[str, Any]], on_step: Callable[[], Any]
+    ) -> torch.Tensor:
+        """The latents of one batch, float32 (N, C, h, w) on the CPU, from pixels (N, 3, H, W), -1 to 1."""
+        recipe = recipes[0]
+        # Drawn on the CPU and moved, so that every device starts from the same noise.
+        generators = [torch.Generator("cpu").manual_seed(each["seed"]) for each in recipes if "seed" in each]
+        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
+        if "latent_dist" in encoded:
+            posterior = encoded.latent_dist
+            encoded = posterior.sample(generators) if recipe["posterior"] == "sample" else posterior.mode()
+        else:
+            encoded = encoded[0]
+        if recipe["strength"] > 0:
+            if self.pipelines.is_xl:
+                encoded = encoded.to(self.dtype)  # before it is scaled, as its pipeline does
+            size = (pixels.shape[2], pixels.shape[3])
+            made = self.pipelines.denoise(self._scaled(encoded), size, recipes, generators, on_step)
+        else:
+            made = self._scaled(encoded)
+        return made.to("cpu", torch.float32)
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.vae.decode(self._unscaled(latents.to(self.device, self.vae.dtype))).sample
+
+    def _check_places(self, size: Sequence[int], recipe: dict[str, Any], on_step: Callable[[], Any]) -> None:
+        """Check, once for each kind of batch, that on this device neighbours and places do not matter.
+
+        Made-up items are computed (above strength 0 with one step), then all but the first in the place before.
+        """
+        brief = {"strength": 1.0, "num_inference_steps": 1, "scheduler": "auto"} if recipe["strength"] > 0 else {}
+        if (checked := kind((size[0], size[1]), recipe | brief)) in self._checked:
+            return
+        count = recipe["batch_size"]
+        pixels = 2 * torch.rand((count + 1, 3, *size), generator=torch.Generator().manual_seed(0)) - 1
+        recipes = [recipe | brief | {"seed": number, "prompt": f"{number}"} for number in range(count + 1)]
+        made = [self._computed(pixels[first:][:count], recipes[first:][:count], on_step) for first in (0, 1)]
+        for before, after in (made, [self._decoded(latents) for latents in made]):
+            if not torch.allclose(before[1:], after[:-1], rtol=0, atol=0, equal_nan=True):
+                raise ModelError(f"on {self.device}, an item's place in a batch changes its numbers: set batch_size: 1")
+        self._checked.add(checked)
 
     def prompt_notes(self, recipe: dict[str, Any]) -> list[str]:
         """What the model does not read of the prompts; nothing at strength 0, where it reads none."""
@@ -262,3 +321,8 @@ class Model:
             return None
         mean, std = (torch.tensor(value, device=like.device, dtype=like.dtype).view(1, -1, 1, 1) for value in values)
         return mean, std
+
+
+def _filled(batch: Sequence[Any], size: int) -> list[Any]:
+    """A batch, filled up with its last member."""
+    return [*batch, *[batch[-1]] * (size - len(batch))]

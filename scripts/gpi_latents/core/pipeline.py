@@ -6,7 +6,7 @@ import copy
 import inspect
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import diffusers
 import torch
 
 from gpi_latents.errors import ModelError
+from gpi_latents.recipe import canonical
 
 NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 
@@ -41,49 +42,55 @@ class Pipelines:
         paths = (self.folder / part / "config.json" for part in ("unet", "transformer"))
         return next(read_json(path) for path in paths if path.exists())
 
+    @cached_property
+    def is_xl(self) -> bool:
+        """Whether it is a Stable Diffusion XL, whose pipeline encodes in float32 if its VAE asks for it."""
+        return read_json(self.folder / "model_index.json")["_class_name"].startswith("StableDiffusionXL")
+
     def denoise(
         self,
-        latent: torch.Tensor,
+        encoded: torch.Tensor,
         size: tuple[int, int],
-        recipe: dict[str, Any],
-        generator: torch.Generator | None,
+        recipes: Sequence[dict[str, Any]],
+        generators: list[torch.Generator],
         on_step: Callable[[], Any],
     ) -> torch.Tensor:
-        """Add noise to an encoded picture and denoise it.
+        """Add noise to encoded pictures and denoise them.
 
         Args:
-            latent: (1, C, h, w) in diffusion's scale.
-            size: (height, width) of the picture in pixels.
-            recipe: with strength above 0.
-            generator: draws the noise.
+            encoded: (N, C, h, w) in diffusion's scale.
+            size: (height, width) of the pictures in pixels.
+            recipes: N of one kind, with strength above 0.
+            generators: N that draw the noise.
             on_step: called after each step.
 
         Returns:
-            The final latent, of the same shape.
+            The final latents, of the same shape.
 
         Raises:
             ModelError: the autoencoder or the scheduler does not suit the model.
         """
+        recipe = recipes[0]
         pipeline = copy.copy(self._pipeline(recipe["scheduler"]))
         pipeline.scheduler = copy.deepcopy(pipeline.scheduler)  # some keep a part of their state for the next picture
         options = {
-            "prompt": recipe["prompt"],
+            "prompt": [each["prompt"] for each in recipes],
             # An empty text is not the same as none: XL's pipeline takes zeros for none.
-            "negative_prompt": recipe.get("negative_prompt") or ("" if "empty_negative_prompt" in recipe else None),
-            "image": latent,  # with the model's channels, the pipeline takes it as encoded
+            "negative_prompt": [each["negative_prompt"] for each in recipes] if _has_negative(recipe) else None,
+            "image": encoded,  # with the model's channels, the pipeline takes it as encoded
             "height": size[0],
             "width": size[1],
             "strength": recipe["strength"],
             "num_inference_steps": recipe["num_inference_steps"],
             "guidance_scale": recipe["guidance_scale"],
-            "generator": generator,
+            "generator": generators,
             "output_type": "latent",
             "callback_on_step_end": lambda *_: on_step() or {},
         }
         accepted = inspect.signature(pipeline.__call__).parameters
         denoised = pipeline(**{key: value for key, value in options.items() if key in accepted}).images
         if denoised.ndim == 3:  # FLUX's patches in a row
-            denoised = pipeline._unpack_latents(denoised, *size, size[0] // latent.shape[-2])
+            denoised = pipeline._unpack_latents(denoised, *size, size[0] // encoded.shape[-2])
         return denoised
 
     def prompt_notes(self, recipe: dict[str, Any]) -> list[str]:
@@ -149,6 +156,17 @@ class Pipelines:
         pipeline = AutoPipelineForImage2Image.from_pretrained(self.folder, **given, local_files_only=True)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def kind(size: tuple[int, int], recipe: dict[str, Any]) -> str:
+    """What items have in common that go through the model together: their size and all but texts and seed."""
+    own = ("prompt", "negative_prompt", "empty_negative_prompt", "seed")
+    shared = {key: value for key, value in recipe.items() if key not in own}
+    return canonical([size, _has_negative(recipe), shared])
+
+
+def _has_negative(recipe: dict[str, Any]) -> bool:
+    return bool(recipe.get("negative_prompt")) or "empty_negative_prompt" in recipe
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import queue
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from gpi_latents.files import write_whole
 from gpi_latents.model.source import locate, read_model
 from gpi_latents.origin import Origin
 from gpi_latents.recipe import model_digest, recipe_digest
+from gpi_latents.resident.batches import LONGEST_WAIT, Batches, Job
 from gpi_latents.resident.progress import WAITING
 
 
@@ -58,19 +58,17 @@ class Engine:
 
         from gpi_latents.core import diffusion  # imports torch, which is slow, so after what may fail at once
 
-        self.model_sha256 = model_digest(found)
+        self.model_sha256 = model_digest(found, config["dtype"])
         diffusion.same_bits()
         devices = diffusion.devices(config["device"])[:replicas]
         self.models = [diffusion.Model(device=name, dtype=config["dtype"], **located) for name in devices]
-        # On a CPU a worker does an item from end to end; a GPU has one worker, and beside it threads that open and save
-        # pictures.
         on_cpu = devices == ["cpu"]
         slots = self.models * (min(workers, os.cpu_count() or 1) if on_cpu else 1)
-        self.free: queue.SimpleQueue[diffusion.Model] = queue.SimpleQueue()
-        for slot in slots:
-            self.free.put(slot)
-        self.threads = len(slots) + (0 if on_cpu else 4)
         self.same_bits = diffusion.same_bits  # torch counts its threads for each of ours
+        self.batches = Batches(slots, config["batch_size"], self.same_bits)
+        self.at_once = len(slots) * config["batch_size"]
+        # A thread has one item, from end to end. While a GPU computes, others open and save pictures.
+        self.threads = self.at_once + (0 if on_cpu else 4 * config["batch_size"])
 
     def extract(self, request: Request, step: Callable[[str], None] = lambda doing: None) -> joblog.Finished:
         """Extract one item, in a thread of its own.
@@ -89,6 +87,7 @@ class Engine:
         import torch
 
         from gpi_latents.core.pictures import png_bytes
+        from gpi_latents.core.pipeline import kind
         from gpi_latents.tensors.latent_file import latent_bytes
 
         step("opening the picture")
@@ -102,36 +101,30 @@ class Engine:
             raise
         image_sha256 = file_digest(request.image)
         step(WAITING)
-        model = self.free.get()
+        shared = kind(picture.size, request.recipe)
+        patience = 0 if request.alone else LONGEST_WAIT
         try:
-            step("making the latent")
-            computing = time.monotonic()
-            latent = model.latent(picture, request.recipe, lambda: step("making the latent"))
-            notes = handling.notes + model.prompt_notes(request.recipe)
-            step("decoding the latent")
-            decoded = model.decode(latent) if request.picture else None
-            seconds = time.monotonic() - computing
+            made = self.batches.make(Job(shared, picture, request.recipe, bool(request.picture), step, patience))
         except torch.OutOfMemoryError as error:
-            hint = "use a smaller image_size, dtype float16, or a device with more memory"
+            hint = "use a smaller image_size or batch_size, dtype float16, or a device with more memory"
             # No fault of the item: what else the device holds decides, and items left out for it would be a bias.
-            raise UserError(f"{model.device} has too little memory: {hint} ({error})") from error
-        finally:
-            self.free.put(model)
+            raise UserError(f"the device has too little memory: {hint} ({error})") from error
+        notes = handling.notes + made.notes
         origin = Origin(recipe_digest(request.recipe), image_sha256, self.model_sha256, request.image, notes)
         step("writing the latent")
         _check_unchanged(request.image, before)
         # The latent comes last: with it the item is finished.
-        if decoded is not None and request.picture is not None:
-            write_whole(request.picture, png_bytes(decoded))
-        write_whole(request.latent, latent_bytes(latent, origin))
+        if made.decoded is not None and request.picture is not None:
+            write_whole(request.picture, png_bytes(made.decoded))
+        write_whole(request.latent, latent_bytes(made.latent, origin))
         try:
             _check_unchanged(request.image, before)
         except ItemError:
             Path(request.latent).unlink()  # newer than the picture, it would hide the change from Snakemake
             raise
         total = time.monotonic() - started
-        times = round(seconds, 3), round(total, 3)
-        return joblog.Finished(notes, list(latent.shape), *times, str(model.device), handling.done)
+        times = round(made.seconds, 3), round(total, 3)
+        return joblog.Finished(notes, list(made.latent.shape), *times, made.device, handling.done)
 
 
 def _is_of_machine(error: BaseException | None) -> bool:

@@ -86,12 +86,11 @@ class Resident:
             self.failure = f"the model could not be loaded: {error or type(error).__name__}"
             self.engine.cancel()
             return print(f"loading failed: {error!r}", file=sys.stderr, flush=True)
-        at_once = engine.free.qsize()
         self.pool = ThreadPoolExecutor(engine.threads, initializer=engine.same_bits)
         self.engine.set_result(engine)
         seconds = time.monotonic() - self.started
         devices = ", ".join(_device(model.device) for model in engine.models)
-        print(f"loaded the model on {devices} in {seconds:.1f} s, {at_once} at a time", flush=True)
+        print(f"loaded the model on {devices} in {seconds:.1f} s, {engine.at_once} at a time", flush=True)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client: one request, one answer."""
@@ -268,7 +267,7 @@ def once(config: Mapping[str, Any], image: str, recipe: dict[str, Any], latent: 
         ItemError: the item itself cannot be processed.
         UserError: anything else has failed, as when the model cannot be loaded.
     """
-    request = Request(image, recipe, latent, picture)
+    request = Request(image, recipe, latent, picture, alone=True)
     item = Progress(config["item_timeout"])
     try:
         engine = Engine(config, workers=1, replicas=1)

@@ -45,7 +45,7 @@ def stale_results(config: Mapping[str, Any], plan: pd.DataFrame, zeroed: set[str
         stale[paths.MODEL] = "another model"
         model_sha256 = ""
     else:
-        model_sha256 = model_digest(model)
+        model_sha256 = model_digest(model, config["dtype"])
     if model is None or not str(model.get("family")).startswith("StableDiffusionXL"):
         zeroed = set()
     stale |= _stale_latents(config, plan, index, model_sha256, zeroed, digests)
@@ -155,7 +155,7 @@ def _origins(index: pd.DataFrame | None) -> dict[str, Origin]:
     origin = _read(paths.PROVENANCE)
     if index is None or origin is None or not {*RESULT_COLUMNS, "id", "image"} <= {*index}:
         return {}
-    model_sha256 = model_digest(origin.get("model") or {})
+    model_sha256 = origin.get("model_sha256") or model_digest(origin.get("model") or {})
     columns = (index[name] for name in ("id", "recipe_sha256", "image_sha256", "image"))
     return {
         item_id: Origin(recipe, image_sha256, model_sha256, image)

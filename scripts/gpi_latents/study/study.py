@@ -143,7 +143,7 @@ class Study:
 
         An edited core is then never answered by an old process. The client adds the model and the Slurm job.
         """
-        keys = ["model_id", "vae_id", "variant", "cache_dir", "device", "dtype"]
+        keys = ["model_id", "vae_id", "variant", "cache_dir", "device", "dtype", "batch_size"]
         keys += ["output_hidden_dir", "output_image_dir", "item_timeout"]
         name = hashlib.sha256(canonical([{key: self.config[key] for key in keys}, python, os.getcwd()]).encode())
         for source in sorted(paths.PACKAGE.rglob("*.py")):

@@ -65,7 +65,7 @@ def write_results(
     # There is no index table while the tensor is replaced, so that the two never disagree.
     index.unlink(missing_ok=True)
     try:
-        stacked = stack(latents, temporary, {"provenance": canonical(origin)}, list(recipes), model_digest(made_by))
+        stacked = stack(latents, temporary, {"provenance": canonical(origin)}, list(recipes), origin["model_sha256"])
         temporary.replace(tensor)
     finally:
         with contextlib.suppress(OSError):
@@ -174,6 +174,7 @@ def provenance(config: dict[str, Any], model: dict[str, Any], count: int) -> dic
     return {
         "items": count,
         "model": model,
+        "model_sha256": model_digest(model, config.get("dtype")),
         "recipe_version": RECIPE_VERSION,
         "workflow": workflow(),
         "software": {"python": platform.python_version(), **{name: version(name) for name in packages}},
