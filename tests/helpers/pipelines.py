@@ -41,15 +41,19 @@ def load(family: str, folder: Path, **options: Any) -> Any:
 
 
 @torch.no_grad()
-def encoded(family: str, pipeline: Any, picture: Image.Image, seed: int) -> tuple[torch.Tensor, Image.Image]:
-    """What a family's autoencoder makes of a picture: the latent in diffusion's scale, and the picture decoded."""
-    scale, unscale = SCALES[family]
-    vae, processor = pipeline.vae, VaeImageProcessor(8)
-    encoding = vae.encode(processor.preprocess(picture).to(vae.device, vae.dtype))
+def encoded(family: str, pipeline: Any, picture: Image.Image, seed: int) -> torch.Tensor:
+    """What a family's autoencoder makes of a picture: the latent, in diffusion's scale."""
+    vae = pipeline.vae
+    encoding = vae.encode(VaeImageProcessor(8).preprocess(picture).to(vae.device, vae.dtype))
     drawn = torch.Generator("cpu").manual_seed(seed)
     z = encoding.latent_dist.sample(drawn) if "latent_dist" in encoding else encoding.latents
-    latent = scale(z)
-    return latent, processor.postprocess(vae.decode(unscale(latent)).sample)[0]
+    return SCALES[family][0](z)
+
+
+@torch.no_grad()
+def decoded(family: str, pipeline: Any, latent: torch.Tensor) -> Image.Image:
+    """The picture of a latent."""
+    return VaeImageProcessor(8).postprocess(pipeline.vae.decode(SCALES[family][1](latent)).sample)[0]
 
 
 def by_pipeline(pipeline: Any, picture: Image.Image, settings: dict, output_type: str = "latent") -> Any:
