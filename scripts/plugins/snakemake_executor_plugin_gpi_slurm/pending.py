@@ -42,7 +42,7 @@ NEVER = {
         f"--qos=... in {EXTRA} or {PARTITION}",
     ),
     "DependencyNever|ReservationDeleted|DeadLine|feature|eservation is|requested reservation|license": (
-        "what your own flags of sbatch ask for will never come",
+        "what your own flags of sbatch ask for cannot be had",
         EXTRA,
     ),
     "JobHoldMaxRequeue|JobLaunchFailure|held state|requeued held": (
