@@ -55,7 +55,7 @@ def test_a_run_without_jobs_on_slurm_says_nothing():
 
 
 def test_a_job_that_ended_early_says_how_far_it_came():
-    ended({"state": "CANCELLED", "node": "", "started": None}, {"state": "PREEMPTED", "items": ["p"]})
+    ended({"state": "CANCELLED", "node": None, "started": None}, {"state": "PREEMPTED", "items": ["p"]})
     assert slurm_use.words("auto").splitlines()[1:] == [
         "  - 12 CANCELLED: 50 items; waited 5 min 37 s",
         f"  - 13 PREEMPTED on n1: 1 item, {A100}; waited 3 min 20 s, loaded 14 s, worked 2 min 3 s",
@@ -93,6 +93,11 @@ def test_memory_is_told_and_what_to_ask_for(used, job, advice):
     assert second.endswith(f"; {used} of 16000 MB")
     assert rest == ([advice] if advice else [])
     assert "--jobs=12,13" in Path("asked").read_text()
+
+
+def test_a_job_that_began_in_the_second_of_its_submission_waited_for_no_time():
+    ended({"submitted": 1200.9, "started": 1200})
+    assert "; waited 0 s, " in slurm_use.words("auto")
 
 
 def test_where_slurm_keeps_no_accounts_memory_is_left_out():

@@ -67,9 +67,9 @@ def _row(job: dict[str, Any], peaks: dict[str, int]) -> dict[str, Any]:
         "items": len(job["items"]),
         "attempt": job["attempt"],
         "state": job["state"],
-        "node": job["node"],
+        "node": job["node"] or "",
         "device": ", ".join(dict.fromkeys(device for device, _ in loaded)),
-        "waited_s": round(waited),
+        "waited_s": max(0, round(waited)),  # Slurm cuts its seconds
         "loaded_s": loading,
         "worked_s": None if ran is None else max(0, ran - loading),
         "mem_mb": job["mem_mb"],
