@@ -26,7 +26,6 @@ GROUND = {
     "joblog",
     "plan",
     "run",
-    "slurm",
     "slurm_use",
 }
 MAY_IMPORT = {
@@ -96,7 +95,7 @@ def test_files_and_functions_stay_short():
 
 def test_importing_the_package_is_light_and_so_is_what_runs_while_snakemake_parses():
     code = "import sys, gpi_latents; print(*({'torch', 'pandas', 'numpy'} & set(sys.modules)));"
-    code += "import gpi_latents.study.study, gpi_latents.run, gpi_latents.slurm; print(*(set(sys.modules)))"
+    code += "import gpi_latents.study.study, gpi_latents.run; print(*(set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     first, second = ran.stdout.splitlines()
     assert not first.split()
@@ -104,9 +103,10 @@ def test_importing_the_package_is_light_and_so_is_what_runs_while_snakemake_pars
 
 
 def test_the_client_of_a_job_imports_the_standard_library_alone():
-    tree = ast.parse((SCRIPTS / "extract.py").read_text(encoding="utf-8"))
+    files = (SCRIPTS / "extract.py", PACKAGE / "resident/client.py")
+    tree = ast.parse("\n".join(file.read_text(encoding="utf-8") for file in files))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert names <= {"_signal", "_socket", "os", "sys", "time", "fcntl", "subprocess"}
+    assert names <= {"_signal", "_socket", "os", "sys", "time", "fcntl", "subprocess", "client"}
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
 
 

@@ -20,7 +20,7 @@ if workflow.modifier.is_main_snakefile():
 
 # The package beside this file, whatever is installed; its name alone is added, since a study may have a model.py too.
 sys.path.insert(0, str(Path(workflow.current_basedir).parent))
-from gpi_latents import paths, run, slurm
+from gpi_latents import paths, run
 from gpi_latents.closing import Closing
 from gpi_latents.errors import InputError
 from gpi_latents.files import remove_files
@@ -64,10 +64,6 @@ def command(script):
     return lambda wildcards, input: shlex.join([PYTHON, f"{paths.SCRIPTS}/{script}", "--plan", STUDY.plan])
 
 
-# For the commands of profiles/slurm, which Snakemake runs from the working directory.
-os.environ |= {"GPI_PYTHON": sys.executable, "GPI_SLURM": f"{paths.SCRIPTS}/slurm.py"}
-
-
 def planned_checksums(lost=False):
     """All, or with --batch stack=i/n those of the batch; the last batch asks for all that is lost."""
     batch = workflow.dag_settings.batch
@@ -102,7 +98,6 @@ def begin(log=None):
         raise WorkflowError(str(error)) from None
     remove_other_plans(STUDY.plan)
     run.remove_outdated_check(STUDY.sheet)
-    slurm.forget_submitted()
     CLOSING.begin()
     # With --touch nothing is made, and the logs go on telling when each item was. A workflow that uses this one as a
     # module has jobs of its own.
@@ -124,7 +119,6 @@ def succeed(log=None):
 
 
 def fail(log=None):
-    slurm.cancel_submitted()
     run.remove_failed(STUDY.config, STUDY.items)
     logger.error(CLOSING.failure(), extra={"closing": True})
 

@@ -7,15 +7,12 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from gpi_latents import slurm
 from helpers import slurm_cluster
 from helpers.study import ROOT, Study, draw, residents, wait_for
 
@@ -191,7 +188,7 @@ def test_a_group_that_slurm_ends_is_reported_and_only_what_is_missing_runs_again
         missing = count - len(done)
         arguments = ["--resources", "in_flight=1", "--group-components", f"extract={missing}"]
         if "TIMEOUT" in end:  # so many rounds of a minute, less all but one
-            replaced = text.replace("--startup-minutes=10", f"--startup-minutes={1 - missing}")
+            replaced = text.replace("startup-minutes: 10", f"startup-minutes: {1 - missing}")
             (impatient / "config.yaml").write_text(replaced)
             arguments += ["--workflow-profile", str(impatient)]
         run = clustered.start(*arguments)
@@ -271,60 +268,3 @@ def test_snakemakes_own_slurm_executor_works_item_by_item(clustered):
     assert len(clustered.index()) == 1
     records = [record for records in clustered.slurm_jobs().values() for record in records]
     assert sum("gpu" in str(record) for record in records) == 1
-
-
-STATES = [
-    ({"squeue": "7|RUNNING"}, "running"),
-    ({"squeue": "7|PENDING"}, "running"),
-    ({"squeue": "7|COMPLETED"}, "success"),
-    ({"squeue": "7|OUT_OF_MEMORY"}, "failed"),
-    ({"squeue": "7|NODE_FAIL"}, "failed"),
-    ({"squeue": "8|RUNNING", "sacct": "7|COMPLETED"}, "success"),
-    ({"squeue": "8|RUNNING", "sacct": "7|CANCELLED by 1000"}, "failed"),
-    ({"squeue": "8|RUNNING", "sacct": "8|RUNNING"}, "failed"),  # no trace of it
-    ({"squeue": ""}, "failed"),
-    ({}, "running"),  # the controller does not answer; the job may well be running
-    ({"sacct": "7|TIMEOUT"}, "failed"),
-]
-
-
-@pytest.fixture
-def answers(tmp_path, monkeypatch):
-    """Slurm's commands print the given texts here, and fail where none is given."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    (tmp_path / ".snakemake").mkdir()
-
-    def answer(**commands: str) -> None:
-        for name in ("squeue", "sacct"):
-            text = commands.get(name)
-            script = "exit 1\n" if text is None else f"echo {name} >> calls\ncat <<'EOF'\n{text}\nEOF\n"
-            (tmp_path / name).write_text(f"#!/bin/sh\n{script}")
-            (tmp_path / name).chmod(0o755)
-        slurm.CACHE.unlink(missing_ok=True)
-
-    return answer
-
-
-@pytest.mark.parametrize(("commands", "expected"), STATES)
-def test_the_status_is_what_slurm_says(answers, capsys, commands, expected):
-    answers(**commands)
-    assert slurm.status("7") == expected
-    assert ("Slurm job 7 ended" in capsys.readouterr().err) == (expected == "failed")
-
-
-def test_the_command_status_is_light_and_asks_slurm_once_for_all_jobs(answers):
-    answers(squeue="7|RUNNING\n8|COMPLETED\n9|PENDING")
-    command = [sys.executable, "-I", "-S", ROOT / "scripts/slurm.py", "status"]
-    printed = [subprocess.check_output([*command, job], text=True) for job in ("7", "8", "9")]
-    assert printed == ["running\n", "success\n", "running\n"]
-    assert Path("calls").read_text().split() == ["squeue"]
-
-
-def test_what_a_group_asks_of_slurm():
-    resources = {"gpu": 4, "in_flight": 4, "mem_mb": 64000, "runtime": 13, "device": "auto", "gpu_model": "a100"}
-    properties = {"groupid": "extract", "threads": 4, "resources": resources}
-    command = slurm.sbatch(properties, startup_minutes=10, log="log")
-    assert {"--gres=gpu:a100:1", "--mem=16000M", "--time=23", "--cpus-per-task=4"} <= set(command)
-    resources |= {"slurm_account": 4 * 12345}  # a number, which Snakemake adds up as any other
-    assert "--account=12345" in slurm.sbatch(properties, startup_minutes=10, log="log")

@@ -1,0 +1,290 @@
+"""Snakemake's executor `gpi-slurm`: a group of items is one Slurm job, in which one Snakemake runs all of them.
+
+Snakemake's own executor `slurm` starts a Snakemake for every item of a group, one after the other.
+"""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake_interface_executor_plugins.settings import CommonSettings, ExecutorSettingsBase
+
+from snakemake_executor_plugin_gpi_slurm import nodes, pending, states
+
+LOGS = Path("logs/slurm")
+ENDED = Path(".snakemake/gpi-latents/slurm_jobs.jsonl")  # a line for each job of this run that has ended
+
+
+@dataclass
+class ExecutorSettings(ExecutorSettingsBase):
+    startup_minutes: int = field(
+        default=10, metadata={"help": "Minutes for loading the model, added to the runtime of jobs that have items"}
+    )
+    resubmissions: int = field(
+        default=3, metadata={"help": "How often a job is submitted again that was preempted or whose node failed"}
+    )
+
+
+common_settings = CommonSettings(
+    non_local_exec=True,
+    implies_no_shared_fs=False,
+    job_deploy_sources=False,
+    auto_deploy_default_storage_provider=False,
+)
+
+
+class Executor(RemoteExecutor):
+    """Submits jobs, follows them until they end, and cancels those that are left when the run ends.
+
+    Attributes:
+        jobs: those that have not ended, by Slurm's numbers.
+        slurm: the one thread that submits and cancels, so that no job escapes a Ctrl-C between the two.
+    """
+
+    def __post_init__(self) -> None:
+        self.jobs: dict[str, SubmittedJobInfo] = {}
+        self.slurm = ThreadPoolExecutor(max_workers=1)
+        self.is_ending = False
+        self.is_silent = False  # whether Slurm does not answer
+        self.told: set[str] = set()  # why jobs wait
+        self.nodes = nodes.read_nodes()
+        for job in self.dag.get_jobs_or_groups():
+            if self.dag.needrun(next(iter(members(job)))) and not job.is_local:
+                wish = self.wish(job)
+                if problem := nodes.problem(wish, self.nodes):
+                    raise WorkflowError(f"No node can ever run {wish.rule}, which {problem}")
+        for path in (LOGS, ENDED.parent):
+            path.mkdir(parents=True, exist_ok=True)
+        ENDED.write_text("")
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, hang_up)
+
+    def wish(self, job: Any) -> nodes.Wish:
+        """What a job asks Slurm for: once for all items of a group, of which Snakemake adds up even names.
+
+        Time alone adds up, for the rounds that the items in flight make of the group.
+        """
+        first = next(iter(members(job)))
+        asked = first.resources
+        wish = nodes.Wish(
+            rule=first.rule.name,
+            partition=str(asked.get("slurm_partition", "")) or None,
+            cpus=job.threads,
+            mem_mb=asked.get("mem_mb", 0),
+            gpu=bool(asked.get("gpu")) and asked.get("device") != "cpu",
+            gpu_model=asked.get("gpu_model"),
+            minutes=job.resources.get("runtime", 0),
+            in_flight=job.resources.get("in_flight", 0) if job.is_group() else 0,
+            extra=asked.get("slurm_extra", ""),
+        )
+        if wish.minutes and asked.get("gpu"):
+            wish = replace(wish, minutes=wish.minutes + self.executor_settings.startup_minutes)
+        return replace(wish, cpus=nodes.cores(wish, self.nodes))
+
+    def get_job_args(self, job: Any) -> str:
+        """The options of the Snakemake that runs in the job. The last one of a name counts."""
+        options = " --keep-going"
+        if in_flight := job.is_group() and job.resources.get("in_flight"):
+            # So many items at a time on any number of cores, since most of them wait for the GPU.
+            options += f" --resources in_flight={in_flight} --cores {in_flight}"
+        return super().get_job_args(job) + options
+
+    def run_job(self, job: Any) -> None:
+        info = SubmittedJobInfo(job, aux={"job": job, "attempt": 0})
+        if self.submit(info):
+            self.report_job_submission(info)
+
+    def submit(self, info: SubmittedJobInfo) -> bool:
+        """Hand a job to Slurm; if it is refused, say why, and report that the job failed."""
+        job = info.aux["job"]
+        wish = info.aux["wish"] = self.wish(job)
+        account = next(iter(members(job))).resources.get("slurm_account")
+        command = [*sbatch(wish), *([f"--account={account}"] if account else []), *shlex.split(wish.extra)]
+        script = f"#!/bin/sh\n{self.format_job_exec(job)}\n"
+        if problem := self.slurm.submit(self._sbatch, info, command, script).result():
+            words = pending.explain(problem, wish.rule)[1]
+            self.fail(info, f"Slurm did not accept the job: {shlex.join(command)}\n{problem}\n{words}")
+        return not problem
+
+    def _sbatch(self, info: SubmittedJobInfo, command: list[str], script: str) -> str:
+        if self.is_ending:
+            return "the run is ending"
+        # The Snakemake in the job takes no profile, which says how to submit jobs.
+        environment = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
+        options = {"input": script, "capture_output": True, "encoding": "utf-8", "env": environment}
+        try:
+            answer = subprocess.run(command, start_new_session=True, **options)  # type: ignore[call-overload]
+        except OSError as error:
+            return str(error)
+        if answer.returncode:
+            return answer.stderr.strip()
+        number = answer.stdout.strip().partition(";")[0]  # on a federation, the cluster's name follows
+        info.external_jobid = number
+        info.aux |= {"submitted": time.time(), "status": states.Status(states.WAITING)}
+        self.jobs[number] = info
+        return ""
+
+    async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncIterator[SubmittedJobInfo]:
+        if not active_jobs:  # as when Snakemake asks for the first time, before `__post_init__`
+            return
+        numbers = [info.external_jobid for info in active_jobs]
+        known = states.read_states(numbers)
+        was_silent, self.is_silent = self.is_silent, len(known) < len(numbers)
+        if self.is_silent and not was_silent:
+            self.logger.warning("Slurm does not answer; asking again until it does")
+        for info in active_jobs:
+            status = known.get(info.external_jobid)
+            if status is None or self.follow(info, status):
+                yield info
+
+    def follow(self, info: SubmittedJobInfo, status: states.Status) -> bool:
+        """Do what is to be done about a job's state; returns whether the job goes on, as another one perhaps."""
+        before, info.aux["status"] = info.aux["status"], status
+        if status.state == states.WAITING:
+            # Of a reason that lasts; by the second time, the queue has often an estimate too.
+            return status.reason != before.reason or self.explain_waiting(info, status)
+        if status.state != states.COMPLETED and status.state not in states.FAILED:
+            return True
+        if not self.record(info):
+            return False  # the run is ending
+        if status.state == states.COMPLETED:
+            self.report_job_success(info)
+            return False
+        return self.resubmit(info) if status.state in states.PASSING else self.fail_ended(info)
+
+    def explain_waiting(self, info: SubmittedJobInfo, status: states.Status) -> bool:
+        """Say once why jobs wait; a job that would wait for ever is cancelled."""
+        never, words = pending.explain(status.reason, info.aux["wish"].rule)
+        if never:
+            self.slurm.submit(self._cancel, [info.external_jobid]).result()
+            self.fail(info, f"Slurm job {info.external_jobid} would wait for ever, and was cancelled: {words}")
+            return False
+        if words and status.reason not in self.told:
+            self.told.add(status.reason)
+            expected = time.strftime("; expected to start on %d %b at %H:%M", time.localtime(status.start))
+            text = f"Slurm job {info.external_jobid} waits: {words}{expected if status.start else ''}"
+            self.logger.info(text)
+        return True
+
+    def resubmit(self, info: SubmittedJobInfo) -> bool:
+        """Submit again what a job left undone when the cluster took its node away."""
+        job, attempt = info.aux["job"], info.aux["attempt"] + 1
+        rest = unfinished(job)
+        if rest is None:
+            self.report_job_success(info)
+            return False
+        if attempt > self.executor_settings.resubmissions:
+            return self.fail_ended(info)
+        why = states.FAILED[info.aux["status"].state].partition(";")[0]
+        self.logger.warning(
+            f"Slurm job {info.external_jobid} ended, {info.aux['status'].state}: {why}. What is unfinished, "
+            f"{len(members(rest))} of {len(members(job))}, is submitted again (time {attempt} of at most "
+            f"{self.executor_settings.resubmissions})"
+        )
+        info.aux |= {"job": rest, "attempt": attempt}
+        return self.submit(info)
+
+    def fail_ended(self, info: SubmittedJobInfo) -> bool:
+        number, state = info.external_jobid, info.aux["status"].state
+        log = (LOGS / f"{number}.log").absolute()
+        self.fail(info, f"Slurm job {number} ended, {state}: {states.FAILED[state]}. Its log: {log}")
+        return False
+
+    def fail(self, info: SubmittedJobInfo, text: str) -> None:
+        self.logger.error(text)
+        self.report_job_error(info)
+
+    def record(self, info: SubmittedJobInfo) -> bool:
+        """Write down a job that has ended; returns False if it was already."""
+        if self.jobs.pop(info.external_jobid or "", None) is None:
+            return False
+        wish, status = info.aux["wish"], info.aux["status"]
+        line = {
+            "job": info.external_jobid,
+            "name": wish.rule,
+            "items": [item.wildcards.id for item in members(info.aux["job"]) if hasattr(item.wildcards, "id")],
+            "state": status.state,
+            "node": status.node,
+            "submitted": info.aux["submitted"],
+            "started": status.start,
+            "ended": status.end,
+            "mem_mb": wish.mem_mb,
+            "cpus": wish.cpus,
+            "attempt": info.aux["attempt"],
+        }
+        with ENDED.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        return True
+
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        """Cancel all jobs, those too that Slurm is being asked about, which are not among the given ones."""
+        self.is_ending = True
+        self.slurm.submit(lambda: self._cancel(list(self.jobs))).result()
+
+    def _cancel(self, numbers: list[str]) -> None:
+        if not numbers:
+            return
+        try:
+            subprocess.run(["scancel", *numbers], capture_output=True, timeout=60, start_new_session=True, check=True)
+        except (OSError, subprocess.SubprocessError):
+            self.logger.error(f"Slurm did not cancel the jobs. Do it by: scancel {' '.join(numbers)}")
+        for number in numbers:
+            if info := self.jobs.get(number):
+                was_waiting = info.aux["status"].state == states.WAITING
+                start = None if was_waiting else info.aux["status"].start
+                info.aux["status"] = replace(info.aux["status"], state="CANCELLED", start=start, end=int(time.time()))
+                self.record(info)
+
+    def shutdown(self) -> None:
+        """End, after an error in Snakemake too, which cancels nothing by itself."""
+        self.cancel_jobs([])
+        super().shutdown()
+
+
+def members(job: Any) -> list[Any]:
+    """The jobs of a group; a job by itself is the only one."""
+    return list(job.jobs) if job.is_group() else [job]
+
+
+def unfinished(job: Any) -> Any | None:
+    """What of a job has not all its results, which are written whole; None if nothing."""
+    left = [item for item in members(job) if not item.output or not all(map(os.path.exists, item.output))]
+    if not left or len(left) == len(members(job)):
+        return job if left else None
+    rest = type(job)(job.groupid, frozenset(left), job.global_resources)
+    rest.finalize()
+    return rest
+
+
+def sbatch(wish: nodes.Wish) -> list[str]:
+    """The command that submits a job, whose script it reads from its input."""
+    command = ["sbatch", "--parsable", "--no-requeue", "--nodes=1", "--ntasks=1", f"--job-name={wish.rule}"]
+    command += [f"--output={LOGS}/%j.log", f"--cpus-per-task={wish.cpus}"]
+    if wish.gpu:
+        command.append(f"--gres=gpu:{wish.gpu_model}:1" if wish.gpu_model else "--gres=gpu:1")
+    if wish.mem_mb:
+        command.append(f"--mem={wish.mem_mb}M")
+    if wish.minutes:
+        command.append(f"--time={wish.minutes}")
+    if wish.partition:
+        command.append(f"--partition={wish.partition}")
+    return command
+
+
+def hang_up(*_: Any) -> None:
+    """End the run as Ctrl-C does, where its terminal was closed and nothing can be printed any more."""
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+    raise KeyboardInterrupt

@@ -1,0 +1,52 @@
+"""What the executor gpi-slurm makes of the answers of Slurm's commands, those too that a test cluster cannot give."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from snakemake_executor_plugin_gpi_slurm.states import COMPLETED, FAILED, UNKNOWN, Status, read_states
+
+REST = "|None||N/A|N/A"
+STATES = [
+    ({"squeue": "7|RUNNING|None|n1|100|N/A"}, Status("RUNNING", "None", "n1", 100)),
+    ({"squeue": "7|PENDING|Priority||N/A|N/A"}, Status("PENDING", "Priority")),
+    ({"squeue": "7|COMPLETED|None|n1|100|130"}, Status("COMPLETED", "None", "n1", 100, 130)),
+    ({"squeue": f"8|RUNNING{REST}", "sacct": "7|COMPLETED||n1|100|130"}, Status("COMPLETED", "", "n1", 100, 130)),
+    ({"squeue": f"8|RUNNING{REST}", "sacct": f"7|CANCELLED by 1000{REST}"}, Status("CANCELLED", "None")),
+    ({"squeue": f"8|RUNNING{REST}", "sacct": ""}, Status(UNKNOWN)),  # no trace of it
+    ({"squeue": ""}, Status(UNKNOWN)),
+    ({}, None),  # the controller does not answer; the job may well be running
+    ({"sacct": f"7|TIMEOUT{REST}"}, Status("TIMEOUT", "None")),
+]
+
+
+@pytest.fixture
+def answers(tmp_path, monkeypatch):
+    """Slurm's commands print the given texts here, and fail where none is given."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def answer(**commands: str) -> None:
+        for name in ("squeue", "sacct"):
+            text = commands.get(name)
+            script = "exit 1\n" if text is None else f"echo {name} >> calls\ncat <<'EOF'\n{text}\nEOF\n"
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}")
+            (tmp_path / name).chmod(0o755)
+
+    return answer
+
+
+@pytest.mark.parametrize(("commands", "expected"), STATES)
+def test_a_jobs_state_is_what_slurm_says(answers, commands, expected):
+    answers(**commands)
+    assert read_states(["7"]) == ({"7": expected} if expected else {})
+    if expected and expected.state not in ("RUNNING", "PENDING", COMPLETED):
+        assert FAILED[expected.state]
+
+
+def test_slurm_is_asked_once_for_all_jobs(answers):
+    answers(squeue=f"7|RUNNING{REST}\n8|COMPLETED{REST}\n9|PENDING{REST}", sacct="")
+    assert list(read_states(["7", "8", "9"])) == ["7", "8", "9"]
+    assert Path("calls").read_text().split() == ["squeue"]
