@@ -67,6 +67,25 @@ def test_its_latents_are_those_of_the_workflow(pictures, tmp_path, monkeypatch):
         assert read_origin(path) == replace(read_origin("a.pt"), model_sha256="")
 
 
+def test_its_batches_give_the_latents_of_the_workflow(pictures, tmp_path, monkeypatch):
+    """Two of its pictures have one size; a batch that is not full gives the same as a full one."""
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    Path(paths.MODEL).write_text(demo_model())
+    engine = Engine(load_config({"model_id": "demo", "device": "cpu", "batch_size": 2}), workers=1)
+    contain = {"revision": None, "dtype": "float32", "image_size": 512, "resize": "contain", "batch_size": 2}
+    settings = {"strength": 0.5, "num_inference_steps": 4, "seed": 5}
+    given = [pictures[0], pictures[0], *pictures]
+    made = extract_images(given, "a red circle", "function", "images", model_id="demo", batch_size=2, **settings)
+    assert [path.name for path in made] == [f"hidden_{number}.pt" for number in range(5)]
+    for number, (picture, path) in enumerate(zip(given, made, strict=True)):
+        chosen = RECIPE | contain | settings | {"scheduler": "auto"}
+        engine.extract(Request(str(picture), chosen, "a.pt", "a.png", alone=True))
+        assert torch.equal(*read([path, Path("a.pt")]))
+        assert read_origin(path) == replace(read_origin("a.pt"), model_sha256="")
+        assert Path(f"images/gen_{number}.png").read_bytes() == Path("a.png").read_bytes()
+
+
 def test_no_module_takes_the_name_of_a_public_function():
     for name in gpi_latents.__all__:
         assert importlib.util.find_spec(f"gpi_latents.{name}") is None

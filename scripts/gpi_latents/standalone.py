@@ -7,7 +7,9 @@ import secrets
 import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from gpi_latents.core.diffusion import Model, devices, restored_settings, same_bits
-from gpi_latents.core.pictures import png_bytes
+from gpi_latents.core.pictures import Handling, png_bytes
+from gpi_latents.core.pipeline import kind
 from gpi_latents.digests import file_digest
 from gpi_latents.errors import InputError, ItemError
 from gpi_latents.files import write_whole
@@ -28,6 +31,17 @@ from gpi_latents.tensors.latent_file import latent_bytes
 
 # The rule of gpi_pack, whose max_size is 512 pixels.
 REFERENCE_SIZE = {"image_size": 512, "resize": "contain"}
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A picture, as it was given and as it was prepared."""
+
+    number: int
+    image: str | Path | Image.Image
+    recipe: dict[str, Any]
+    picture: Image.Image
+    handling: Handling
 
 
 def extract_images(
@@ -45,6 +59,7 @@ def extract_images(
     guidance_scale: float = 7.5,
     negative_prompt: str | None = None,
     seed: int | None = None,
+    batch_size: int = 1,
 ) -> list[Path]:
     """Extract the latents of pictures without Snakemake, as `gpi_pack.diffusion.extract_images` (gpi_pack 0.2.1) does.
 
@@ -67,6 +82,8 @@ def extract_images(
         guidance_scale: at 1 or below there is no second pass.
         negative_prompt: what the pictures should not show; None and an empty text differ as the config's do.
         seed: 0 to 2^32 - 1, of every picture's own generator; None draws one for each.
+        batch_size: 1 to 64, how many pictures of the same size, one after the other, go through the model together. The
+            latents depend on this number, in the last digits, but not on which pictures share a batch.
 
     Returns:
         The latents' paths, in the order of the pictures.
@@ -75,12 +92,12 @@ def extract_images(
         ValueError: different numbers of pictures and prompts, wrong types, or a setting out of its range.
         FileNotFoundError: a picture does not exist.
         ModelError: the model is not available.
-        ItemError: a picture cannot be processed; those before it are done.
+        ItemError: a picture cannot be processed; those of earlier batches are done.
     """
     inputs = _inputs(images, prompts)
     given: dict[str, Any] = {"save_name": save_name, "prefix_hidden": prefix_hidden, "model_id": str(model_id)}
     given |= {"strength": strength, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    given |= {"negative_prompt": negative_prompt, "device": str(device or "auto")}
+    given |= {"negative_prompt": negative_prompt, "device": str(device or "auto"), "batch_size": batch_size}
     config = _config(given if seed is None else given | {"seed": seed})
     model = _model(config, cache_dir)
     for key, folder in (("output_hidden_dir", output_hidden_dir), ("output_image_dir", output_image_dir)):
@@ -88,8 +105,14 @@ def extract_images(
         if folder is not None:
             os.makedirs(folder, exist_ok=True)
     with restored_settings(), ThreadPoolExecutor(1, initializer=same_bits) as thread:
-        jobs = (thread.submit(_extract, model, config, seed is None, number, *each) for number, each in inputs)
-        return [job.result() for job in tqdm(jobs, total=len(inputs), desc="Extracting", unit="image")]
+        items = (_prepared(model, config, seed is None, number, *each) for number, each in inputs)
+        latent_paths: list[Path] = []
+        with tqdm(total=len(inputs), desc="Extracting", unit="image") as progress:
+            for _, same in groupby(items, key=lambda item: kind(item.picture.size, item.recipe)):
+                while batch := list(islice(same, config["batch_size"])):
+                    latent_paths += thread.submit(_extract, model, config, batch).result()
+                    progress.update(len(batch))
+        return latent_paths
 
 
 def _inputs(images: Any, prompts: Any) -> list[tuple[int, tuple[str | Path | Image.Image, str]]]:
@@ -132,27 +155,35 @@ def _kept_model(model_id: str, device: str, cache_dir: str | None) -> Model:
     return Model(device=devices(device)[0], **located)
 
 
-def _extract(
+def _prepared(
     model: Model, config: dict[str, Any], draw_seed: bool, number: int, image: str | Path | Image.Image, prompt: str
-) -> Path:
-    """Extract one item, in a thread with the settings of `same_bits`."""
+) -> _Item:
     item = SimpleNamespace(prompt=prompt, **{key: config[key] for key in SETTINGS})
     if draw_seed:
         item.seed = secrets.randbelow(2**32)
     chosen = recipe(config, item)
     try:
-        picture, handling = model.prepare(image, chosen)
-        latent = model.latent(picture, chosen)
+        return _Item(number, image, chosen, *model.prepare(image, chosen))
     except ItemError as error:
         raise ItemError(f"images[{number}]: {error}") from error
-    prompt_notes = model.prompt_notes(chosen)
-    for note in handling.doubts + prompt_notes:
-        warnings.warn(f"images[{number}]: {note}", stacklevel=2)
-    if config["output_image_dir"] is not None:
-        picture_path = Path(config["output_image_dir"], f"{config['save_name']}_{number}.png")
-        write_whole(picture_path, png_bytes(model.decode(latent)))
-    latent_path = Path(config["output_hidden_dir"], f"{config['prefix_hidden']}_{number}.pt")
-    path, image_sha256 = ("", "") if isinstance(image, Image.Image) else (str(image), file_digest(image))
-    origin = Origin(recipe_digest(chosen), image_sha256, "", path, handling.notes + prompt_notes)
-    write_whole(latent_path, latent_bytes(latent, origin))
-    return latent_path
+
+
+def _extract(model: Model, config: dict[str, Any], batch: list[_Item]) -> list[Path]:
+    """Extract items of one kind, in a thread with the settings of `same_bits`."""
+    latents = model.latents([item.picture for item in batch], [item.recipe for item in batch])
+    latent_paths = []
+    for item, latent in zip(batch, latents, strict=True):
+        if isinstance(latent, ItemError):
+            raise ItemError(f"images[{item.number}]: {latent}")
+        prompt_notes = model.prompt_notes(item.recipe)
+        for note in item.handling.doubts + prompt_notes:
+            warnings.warn(f"images[{item.number}]: {note}", stacklevel=2)
+        if config["output_image_dir"] is not None:
+            picture_path = Path(config["output_image_dir"], f"{config['save_name']}_{item.number}.png")
+            write_whole(picture_path, png_bytes(model.decode(latent, config["batch_size"])))
+        latent_paths.append(Path(config["output_hidden_dir"], f"{config['prefix_hidden']}_{item.number}.pt"))
+        image = item.image
+        path, image_sha256 = ("", "") if isinstance(image, Image.Image) else (str(image), file_digest(image))
+        origin = Origin(recipe_digest(item.recipe), image_sha256, "", path, item.handling.notes + prompt_notes)
+        write_whole(latent_paths[-1], latent_bytes(latent, origin))
+    return latent_paths

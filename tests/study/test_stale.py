@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,7 @@ import torch
 from gpi_latents import paths
 from gpi_latents.digests import Digests, file_digest
 from gpi_latents.model.source import write_model
-from gpi_latents.origin import Origin
+from gpi_latents.origin import Origin, read_origin
 from gpi_latents.plan import read_config, read_plan
 from gpi_latents.recipe import model_digest
 from gpi_latents.run import remove_failed
@@ -188,6 +189,26 @@ def test_xl_items_of_an_earlier_version_without_a_negative_prompt_are_made_again
     model = json.loads(Path(paths.MODEL).read_text())
     Path(paths.MODEL).write_text(json.dumps(model | {"family": "StableDiffusionXLPipeline"}))
     assert list(study(text).stale) == ([A] if guidance > 1 else [])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("family", ["StableDiffusionXLPipeline", "StableDiffusionPipeline"])
+def test_xl_items_of_an_earlier_version_in_half_precision_are_made_again(made, family, dtype):
+    """By their files, and where the index table is newer, whose provenance did not say how XL was encoded."""
+    make(study(dtype=dtype))
+    model = json.loads(Path(paths.MODEL).read_text()) | {"family": family}
+    Path(paths.MODEL).write_text(json.dumps(model))
+    provenance = json.loads(Path(paths.PROVENANCE).read_text()) | {"model": model}
+    del provenance["model_sha256"]
+    Path(paths.PROVENANCE).write_text(json.dumps(provenance))
+    stale = dict.fromkeys([A, B], "model") if "XL" in family and dtype != "float32" else {}
+    assert study(dtype=dtype).stale == stale
+    for path in stale:  # as the engine makes them now
+        origin = replace(read_origin(path), model_sha256=model_digest(model, dtype))
+        Path(path).write_bytes(latent_bytes(torch.zeros(1, 4, 2, 2), origin))
+    assert study(dtype=dtype).stale == {}
+    write_results(Path(study(dtype=dtype).plan), Path(paths.MODEL), *RESULTS)
+    assert study(dtype=dtype).stale == {}
 
 
 def make_without_b(found: Study) -> None:

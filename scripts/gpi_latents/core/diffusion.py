@@ -258,20 +258,19 @@ class Model:
         recipe = recipes[0]
         # Drawn on the CPU and moved, so that every device starts from the same noise.
         generators = [torch.Generator("cpu").manual_seed(each["seed"]) for each in recipes if "seed" in each]
-        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
+        # The pipeline of XL has its VAE in float32, but what goes in and out in the model's numbers.
+        dtype = self.dtype if recipe["strength"] > 0 and self.pipelines.is_xl else self.vae.dtype
+        encoded = self.vae.encode(pixels.to(self.device, dtype).to(self.vae.dtype))
         if "latent_dist" in encoded:
             posterior = encoded.latent_dist
             encoded = posterior.sample(generators) if recipe["posterior"] == "sample" else posterior.mode()
         else:
             encoded = encoded[0]
+        latents = self._scaled(encoded.to(dtype))
         if recipe["strength"] > 0:
-            if self.pipelines.is_xl:
-                encoded = encoded.to(self.dtype)  # before it is scaled, as its pipeline does
             size = (pixels.shape[2], pixels.shape[3])
-            made = self.pipelines.denoise(self._scaled(encoded), size, recipes, generators, on_step)
-        else:
-            made = self._scaled(encoded)
-        return made.to("cpu", torch.float32)
+            latents = self.pipelines.denoise(latents, size, recipes, generators, on_step)
+        return latents.to("cpu", torch.float32)
 
     def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
         return self.vae.decode(self._unscaled(latents.to(self.device, self.vae.dtype))).sample
