@@ -22,7 +22,8 @@ def test_forty_items_in_four_jobs_give_the_bits_of_a_local_run(clustered, tmp_pa
     local.pictures(40)
     local.run()
     rows = clustered.pictures(40)
-    clustered.run("--group-components", "extract=10", "--set-resources", "extract:mem_mb=8000")
+    run = clustered.run("--group-components", "extract=10", "--set-resources", "extract:mem_mb=8000")
+    assert "NO GPU WAS USED by 4 of 4 jobs" in run.text  # whose GPUs are none
     assert clustered.digests() == local.digests()
     assert (clustered.folder / "results/latents.pt").read_bytes() == (local.folder / "results/latents.pt").read_bytes()
     jobs = clustered.slurm_jobs()
