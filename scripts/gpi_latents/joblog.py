@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 from gpi_latents.files import read_text
 
-ERROR = "error: "  # scripts/extract.py, which imports nothing of ours, has it too
+ERROR = "error: "  # resident/client.py, which imports nothing of ours, has it too
 LOADING, WORKING = STATES = ("loading the model", "working on it")  # what the resident reports of an item meanwhile
 SEARCHING, DOWNLOADED = PROGRESS = ("looking for the model ", "downloaded ")  # begin lines of the log of rule model
 DOUBTFUL = "warning: "  # begins a note on a picture that may be another than its user takes it for

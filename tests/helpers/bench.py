@@ -18,6 +18,7 @@ from gpi_latents.study.settings import load_config
 
 from helpers.study import ROOT, Study, draw, residents, wait_for
 
+CLIENT = "gpi_latents/resident/client.py"  # in the folder scripts
 ITEM = {"prompt": "a red circle", "strength": 1.0, "seed": 3, "num_inference_steps": 4, "guidance_scale": 7.5}
 ITEM |= {"negative_prompt": "", "scheduler": "DDIMScheduler"}
 RECIPE = ITEM | {"model_id": "demo", "image_size": None, "resize": "pad", "posterior": "sample", "version": 1}
@@ -42,7 +43,10 @@ class Bench(Study):
         self.plan_folder = write_config(folder / "plan", **settings)
         (folder / paths.MODEL).write_text(demo_model())
         self.script = ROOT / "scripts/extract.py"
-        if stub:  # the client starts the resident.py beside it
+        if stub:  # the client starts the resident.py beside the script
+            copied = folder / CLIENT
+            copied.parent.mkdir(parents=True)
+            shutil.copy(ROOT / "scripts" / CLIENT, copied)
             self.script = Path(shutil.copy(self.script, folder))
             (folder / "resident.py").symlink_to(ROOT / "tests/helpers/stub_engine.py")
 

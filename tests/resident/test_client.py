@@ -21,7 +21,7 @@ import torch
 from gpi_latents import joblog, paths
 from gpi_latents.study.settings import load_config
 from gpi_latents.study.study import Study
-from helpers.bench import LONG, Bench, finished
+from helpers.bench import CLIENT, LONG, Bench, finished
 from helpers.study import ROOT, draw, residents, wait_for
 
 
@@ -134,7 +134,7 @@ def test_what_a_killed_resident_leaves_is_cleared_by_the_next_of_any_model(bench
 
 @pytest.mark.fault("kill")
 def test_a_resident_that_is_stopped_is_given_up(bench):
-    edit(bench.script, "PATIENCE = 120 ", "PATIENCE = 3 ")
+    edit(bench.folder / CLIENT, "PATIENCE = 120 ", "PATIENCE = 3 ")
     client = bench.client("first", **LONG)
     bench.begun("first")
     bench.resident().send_signal(signal.SIGSTOP)
@@ -152,7 +152,7 @@ def test_a_long_tmpdir_works(bench):
 @pytest.mark.fault("clock")
 def test_a_machine_that_slept_costs_no_item(bench):
     """All its processes stand still for longer than a resident may be silent."""
-    edit(bench.script, "PATIENCE = 120 ", "PATIENCE = 6 ")
+    edit(bench.folder / CLIENT, "PATIENCE = 120 ", "PATIENCE = 6 ")
     client = bench.client("first", num_inference_steps=300)
     bench.begun("first")
     asleep = [bench.resident(), psutil.Process(client.pid)]
@@ -213,7 +213,7 @@ def test_a_client_that_is_told_to_ask_again_does_so(bench):
 
 @pytest.mark.fault("kill")
 def test_a_client_does_not_ask_for_ever(bench):
-    edit(bench.script, "PAUSE = 0.05 ", "PAUSE = 0.001 ")
+    edit(bench.folder / CLIENT, "PAUSE = 0.05 ", "PAUSE = 0.001 ")
     serving = answer(bench, *100 * [b"503 ask again\n"])
     assert finished(bench.client("first"), 1) == "error: the resident model ends whenever it is asked\n"
     serving.join(60)
@@ -255,7 +255,7 @@ def test_where_all_names_are_taken_the_socket_is_in_the_users_own_folder(bench):
     tmp, own = bench.tmp / "tmp", bench.tmp / "own"
     tmp.mkdir()
     own.mkdir(mode=0o700)
-    edit(bench.script, '"/tmp"', repr(str(tmp)))
+    edit(bench.folder / CLIENT, '"/tmp"', repr(str(tmp)))
     bench.environment |= {"TMPDIR": "/nowhere", "XDG_RUNTIME_DIR": str(own)}
     for name in ("", "-1", "-2", "-3", "-4"):
         (tmp / f"{PLACE}{name}").touch()
@@ -342,7 +342,8 @@ def edit(script: Path, old: str, new: str) -> None:
 
 def test_the_client_imports_nothing_heavy():
     """It runs once per item, with no packages and few modules."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import extract; print(*sys.modules)"
+    folder = str((ROOT / "scripts" / CLIENT).parent)
+    code = f"import sys; sys.path.insert(0, {folder!r}); import client; print(*sys.modules)"
     modules = subprocess.check_output([sys.executable, "-I", "-S", "-c", code], text=True).split()
     assert not {"json", "argparse", "re", "socket", "subprocess", "pathlib", "typing"} & set(modules)
 

@@ -1,6 +1,6 @@
 """The resident model: one process per node that keeps the model loaded and answers one request per item.
 
-Started by scripts/extract.py, which has the other half of the protocol. A request is one line of JSON on a Unix socket.
+Started by client.py, which has the other half of the protocol. A request is one line of JSON on a Unix socket.
 An answer is lines of text that begin with a number: 102 accepted, 103 the model is loaded and the item's turn has come,
 100 what is being done (a sign of life, every two seconds), 200 finished, 422 the item itself is at fault, 500 anything
 else has failed (501: a line of the message that goes before either), 503 ask again.
