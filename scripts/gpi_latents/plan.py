@@ -13,14 +13,15 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from gpi_latents import paths
 from gpi_latents.errors import InputError
 from gpi_latents.files import write_whole
 from gpi_latents.recipe import canonical
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # First columns of the plan: the row in the sheet (its header is row 1), and the SHA-256 of the item's recipe.
 PLAN_COLUMNS = ["sheet_row", "recipe_sha256"]
@@ -28,7 +29,7 @@ PLAN_COLUMNS = ["sheet_row", "recipe_sha256"]
 # picture's file, and what was done to the picture beyond resizing.
 RESULT_COLUMNS = ["sha256", "recipe_sha256", "image_sha256", "notes"]
 
-ITEMS = "items.jsonl"  # scripts/extract.py, which imports nothing of ours, has it too
+ITEMS = "items.jsonl"  # resident/client.py, which imports nothing of ours, has it too
 
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"  # a cell that is a number, apart from blanks around it; ASCII
 
@@ -91,6 +92,8 @@ def read_plan(folder: str | Path) -> pd.DataFrame:
     Raises:
         InputError: there is no such plan.
     """
+    import pandas as pd  # here, since the resident and the rule model do without
+
     try:
         return pd.read_csv(Path(folder, "plan.csv"), dtype=str, keep_default_na=False)
     except OSError:
