@@ -59,8 +59,9 @@ class Executor(RemoteExecutor):
         self.is_silent = False  # whether Slurm does not answer
         self.told: set[str] = set()  # why jobs wait
         self.nodes = nodes.read_nodes()
-        for job in self.dag.get_jobs_or_groups():
-            if self.dag.needrun(next(iter(members(job)))) and not job.is_local:
+        # Not by get_jobs_or_groups, which fails where jobs of a group need not run.
+        for job in {self.dag.get_job_group(job) or job for job in self.dag.needrun_jobs()}:
+            if not job.is_local:
                 wish = self.wish(job)
                 if problem := nodes.problem(wish, self.nodes):
                     raise WorkflowError(f"No node can ever run {wish.rule}, which {problem}")
