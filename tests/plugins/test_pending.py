@@ -77,7 +77,7 @@ MAY_PASS = {
     "slurm_partition=": [
         "PartitionDown",
         "PartitionInactive",
-        "ReqNodeNotAvail, UnavailableNodes:n[1-2]",
+        "ReqNodeNotAvail",
         "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions",
         "NodeDown",
     ],
@@ -118,6 +118,10 @@ def test_a_reason_is_told_in_words_with_what_mends_it_and_whether_waiting_does(n
 
 def test_the_advice_names_the_rule_of_the_job():
     assert "stack:runtime=" in explain("PartitionTimeLimit", "stack")[1]
+
+
+def test_nodes_that_are_unavailable_are_not_listed():
+    assert explain("ReqNodeNotAvail, UnavailableNodes:n[1-2,5]") == explain("ReqNodeNotAvail")
 
 
 @pytest.mark.parametrize("reason", ["None", "", "Prolog"])

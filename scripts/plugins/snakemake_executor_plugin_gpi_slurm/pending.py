@@ -92,7 +92,9 @@ def explain(reason: str, rule: str = "extract") -> tuple[bool, str]:
         Whether no waiting mends it, and the words with the flag that does: "meaning (reason): flag or flag". No
         words if there is nothing to tell.
     """
-    reason = re.sub("sbatch: (error: )?|Batch job submission failed: ", "", reason).strip().replace("\n", "; ")
+    # Without the names of unavailable nodes, which may be thousands and change all the time.
+    left_out = "sbatch: (error: )?|Batch job submission failed: |, UnavailableNodes:.*"
+    reason = re.sub(left_out, "", reason).strip().replace("\n", "; ")
     for never, table in ((True, NEVER), (False, MAY_PASS)):
         for pattern, (meaning, mend) in table.items():
             if re.search(pattern, reason):
