@@ -69,7 +69,7 @@ def item_log(item_id: str) -> str:
 
 
 def resident_logs(job: str) -> list[str]:
-    """The logs of the resident models of a job on Slurm, named by `scripts/extract.py`."""
+    """The logs of the resident models of a job on Slurm, whose names end with its number."""
     return sorted(glob.glob(f"logs/resident-*-{job}.log"))
 
 
