@@ -140,6 +140,12 @@ def unname(folder: Path, part: str) -> None:
 DAMAGES = {
     "cut": (cut, "is damaged"),
     "empty": (lambda folder: (folder / f"{VAE}.safetensors").write_bytes(b""), "is damaged"),
+    "cloned without git-lfs": (
+        lambda folder: (folder / f"{VAE}.safetensors").write_text(
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 334643276\n"
+        ),
+        r"vae/diffusion_pytorch_model\.safetensors is no weights .* `git lfs pull`",
+    ),
     "no weights": (lambda folder: (folder / f"{VAE}.safetensors").unlink(), "incomplete: its vae has no weights"),
     "no part": (lambda folder: shutil.rmtree(folder / "text_encoder"), "incomplete: it has no text_encoder"),
     "no tokenizer": (lambda folder: shutil.rmtree(folder / "tokenizer"), "incomplete: it has no tokenizer"),

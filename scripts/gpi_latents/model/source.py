@@ -33,6 +33,8 @@ from gpi_latents.model.family import (
 from gpi_latents.model.weights import WEIGHTS, check_variant, part_weights
 from gpi_latents.paths import DEMO_MODEL
 
+LFS_POINTER = b"version https://git-lfs"  # how a file begins that `git clone` leaves where git-lfs is missing
+
 
 def write_model(config: Mapping[str, Any], output: Path) -> str:
     """Find the model of a config, downloading it if need be, and write the file `paths.MODEL`.
@@ -287,6 +289,11 @@ def _sha256(folder: Path, files: list[Path], digests: Digests) -> dict[str, str]
                     pass
             digest = digests.of(path)
         except (SafetensorError, OSError) as error:
+            if path.is_file() and path.stat().st_size < 200 and path.read_bytes().startswith(LFS_POINTER):
+                raise ModelError(
+                    f"{path} is no weights but what git leaves in their place without git-lfs: install git-lfs and run "
+                    "`git lfs pull` in the model's folder"
+                ) from None
             raise ModelError(f"{path} is damaged ({first_line(error)}): get the model again") from None
         blob = path.resolve().name  # in the cache, files are links to blobs; large ones are named by their SHA-256
         if path.is_symlink() and len(blob) == 64 and blob != digest:
