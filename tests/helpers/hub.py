@@ -85,8 +85,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.served.append(name)
             headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
             headers["Content-Length"] = str(len(content))
-            self._reply(200, self.hub.sends(name, content), headers, send)
-            self.close_connection = True
+            sent = self.hub.sends(name, content)
+            self._reply(200, sent, headers, send)
+            self.close_connection = len(sent) < len(content)  # else the client would wait for the rest
 
     def _entry(self, name: str) -> dict[str, object]:
         content = (self.hub.folder / name).read_bytes()
