@@ -12,8 +12,7 @@ rule all:
     input:
         STUDY.results,
         # Without these, a lost result would go unnoticed as long as the tensor is there.
-        lambda wildcards: STUDY.lost(planned_checksums(lost=True)),
-        lambda wildcards: planned_checksums(),
+        lambda wildcards: [*STUDY.lost(planned_checksums(lost=True)), *planned_checksums()],
 
 
 # Find or download the model, and write down exactly which one it is.
@@ -46,6 +45,7 @@ rule extract:
         "extract"
     conda:
         "envs/environment.yaml"
+    threads: extract_threads
     resources:
         gpu=1,
         in_flight=1,

@@ -199,6 +199,20 @@ def lock_run() -> None:
         pass  # the disk has no locks; Snakemake's own must do
 
 
+def lift_rate_limit(workflow: Any) -> None:
+    """Let jobs on this machine start at any rate, where nobody has chosen one.
+
+    Under Snakemake's default limit, 100 jobs a second, each look for jobs to start has another follow a second later:
+    after 1,000 items there would be 1,000 looks a second.
+
+    Args:
+        workflow: Snakemake's, when a run begins.
+    """
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    if workflow.local_exec and limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
+
+
 def set_report_aside() -> None:
     """Give the report of the run before another name: the results that it describes are about to be replaced."""
     if os.path.exists(paths.REPORT):

@@ -72,6 +72,11 @@ def planned_checksums(lost=False):
     return [path for path in batch.get_batch([*STUDY.checksums, MODEL]) if path != MODEL]
 
 
+def extract_threads(wildcards):
+    """A job takes no core while it waits for the resident, which computes on --cores: `in_flight` alone limits these."""
+    return 0 if STUDY.config["resident"] and workflow.local_exec else 1
+
+
 def model_files(wildcards):
     """A local model's files. Every plan that makes results asks for them, so what is stale is forced here."""
     workflow.dag.forcefiles.update(STUDY.stale)
@@ -98,6 +103,7 @@ def begin(log=None):
         raise WorkflowError(str(error)) from None
     remove_other_plans(STUDY.plan)
     run.remove_outdated_check(STUDY.sheet)
+    run.lift_rate_limit(workflow)
     CLOSING.begin()
     # With --touch nothing is made, and the logs go on telling when each item was. A workflow that uses this one as a
     # module has jobs of its own.

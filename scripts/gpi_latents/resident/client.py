@@ -83,9 +83,12 @@ def start(directory: str, name: str, options: dict[str, str], lock: int) -> None
     command = [sys.executable, script, "serve", "--plan", options["--plan"], "--workers", options["--workers"]]
     command += ["--socket", f"{directory}/{name}.sock", "--lock", f"{directory}/{name}.lock"]
     log = open_log(name)
+    # A rule without a thread sets them to 0. Each worker of the resident has one.
+    environment = {key: "1" if key.endswith("_THREADS") else value for key, value in os.environ.items()}
     try:
         subprocess.Popen(
             command,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
