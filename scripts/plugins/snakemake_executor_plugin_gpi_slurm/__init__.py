@@ -69,7 +69,7 @@ class Executor(RemoteExecutor):
             path.mkdir(parents=True, exist_ok=True)
         ENDED.write_text("")
         if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-            signal.signal(signal.SIGHUP, hang_up)
+            signal.signal(signal.SIGHUP, signal.default_int_handler)  # a closed terminal is as Ctrl-C
 
     def wish(self, job: Any) -> nodes.Wish:
         """What a job asks Slurm for: once for all items of a group, of which Snakemake adds up even names.
@@ -94,12 +94,11 @@ class Executor(RemoteExecutor):
         return replace(wish, cpus=nodes.cores(wish, self.nodes))
 
     def get_job_args(self, job: Any) -> str:
-        """The options of the Snakemake that runs in the job. The last one of a name counts."""
-        options = " --keep-going"
-        if in_flight := job.is_group() and job.resources.get("in_flight"):
-            # So many items at a time on any number of cores, since most of them wait for the GPU.
-            options += f" --resources in_flight={in_flight} --cores {in_flight}"
-        return super().get_job_args(job) + options
+        """The options of the Snakemake that runs in the job, and would get neither of these two by itself."""
+        in_flight = job.resources.get("in_flight")
+        return f"{super().get_job_args(job)} --keep-going" + (
+            f" --resources in_flight={in_flight}" if in_flight else ""
+        )
 
     def run_job(self, job: Any) -> None:
         info = SubmittedJobInfo(job, aux={"job": job, "attempt": 0})
@@ -281,11 +280,3 @@ def sbatch(wish: nodes.Wish) -> list[str]:
     if wish.partition:
         command.append(f"--partition={wish.partition}")
     return command
-
-
-def hang_up(*_: Any) -> None:
-    """End the run as Ctrl-C does, where its terminal was closed and nothing can be printed any more."""
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 1)
-        os.dup2(nothing.fileno(), 2)
-    raise KeyboardInterrupt
