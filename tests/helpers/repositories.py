@@ -29,7 +29,7 @@ FAMILY |= {SD_3: "stable-diffusion-3", FLUX: "flux"}
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 _BETAS |= {"clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1}
 _BETAS |= {"trained_betas": None}
-# scheduler/scheduler_config.json of each, whole.
+# scheduler/scheduler_config.json of each, whole; those of 1.5 and XL as published, the others from memory.
 SCHEDULERS = {
     SD_1: {"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0"} | _BETAS,
     SD_2: {"_class_name": "DDIMScheduler", "_diffusers_version": "0.8.0", "prediction_type": "v_prediction"} | _BETAS,
@@ -79,7 +79,7 @@ def skeleton(repository: str, folder: Path) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.parent.name
-        is_part = (plain / part).is_dir() and path.parent != folder
+        is_part = (plain / part).is_dir()
         if path.name == "model_index.json":
             index = json.loads((plain / name).read_text()) | _INDEX[repository]
             path.write_text(json.dumps({key: value for key, value in index.items() if value is not None}))
