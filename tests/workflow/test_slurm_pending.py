@@ -51,23 +51,24 @@ def test_jobs_that_can_never_start_end_with_the_reason_and_the_flag_and_cost_no_
 
 
 @pytest.mark.long
-def test_what_may_pass_is_told_once_and_then_the_group_runs_on_a_node_of_two_cores(clustered):
+def test_what_may_pass_is_told_once_for_all_jobs_which_then_run_on_a_node_of_two_cores(clustered):
     def told(words: str) -> None:
         wait_for(lambda: words in run.text(), 60, words)
 
     def control(*command: str) -> None:
         clustered.cluster.client("scontrol", *command)
 
-    clustered.pictures(10)
+    clustered.pictures(20)
     control("update", "partitionname=small", "state=DOWN")
     control("update", "nodename=small", "state=DRAIN", "reason=test")
     try:
-        run = clustered.start("--default-resources", "slurm_partition=small", "--set-resources", "stack:runtime=20")
-        job = clustered.waiting_job("extract")
+        small = ("--default-resources", "slurm_partition=small", "--set-resources", "stack:runtime=20")
+        run = clustered.start("--group-components", "extract=10", *small)
+        clustered.waiting_job("extract")
         told("its partition starts no jobs at present (PartitionDown)")
-        control("hold", job)
+        control("hold", "jobname=extract")
         told("hold it (JobHeld")
-        control("release", job)
+        control("release", "jobname=extract")
         control("update", "partitionname=small", "state=UP")
         told("the nodes that can hold it are out of service or reserved (")
     finally:
@@ -77,6 +78,5 @@ def test_what_may_pass_is_told_once_and_then_the_group_runs_on_a_node_of_two_cor
     assert run.returncode == 0, output
     for words in ("starts no jobs at present", "hold it (JobHeld", "are out of service or reserved"):
         assert output.count(words) == 1
-    (record,) = clustered.slurm_jobs()["extract"]
-    assert record["CPUs/Task"] == "2"
-    assert len(clustered.index()) == 10
+    assert [record["CPUs/Task"] for record in clustered.slurm_jobs()["extract"]] == ["2", "2"]
+    assert len(clustered.index()) == 20
