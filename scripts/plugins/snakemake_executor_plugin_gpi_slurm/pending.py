@@ -63,8 +63,8 @@ MAY_PASS = {
         "it may not start yet",
         "wait; --begin in slurm_extra sets such a time, and Slurm after a failed start",
     ),
-    "Priority": ("other jobs are before it in the queue", "wait"),
-    "Resources": ("the nodes that can hold it are in use", "wait"),
+    "Priority": ("other jobs are before it in the queue", ""),
+    "Resources": ("the nodes that can hold it are in use", ""),
     "contact|timed out|emporarily": ("Slurm's controller does not answer", "run again later"),
 }
 SILENT = ("", "None", "Prolog", "Cleaning")  # soon over
@@ -98,7 +98,7 @@ def explain(reason: str, rule: str = "extract") -> tuple[bool, str]:
     for never, table in ((True, NEVER), (False, MAY_PASS)):
         for pattern, (meaning, mend) in table.items():
             if re.search(pattern, reason):
-                return never, f"{meaning} ({reason}): {mend.format(rule=rule)}"
+                return never, f"{meaning} ({reason})" + (f": {mend.format(rule=rule)}" if mend else "")
     if match := LIMIT.match(reason):
         never, words = _limit(reason, "your account" if match["whose"] == "Assoc" else "its QOS or account")
         return never, words.format(rule=rule)
