@@ -16,7 +16,6 @@ NEVER = {
     "in_flight=": [
         "PartitionConfig",
         "BadConstraints",
-        "PartitionNodeLimit",
         "QOSMaxCpuPerJobLimit",
         "AssocMaxCpuPerNode",
         "sbatch: error: CPU count per node can not be satisfied\n"
@@ -77,6 +76,7 @@ MAY_PASS = {
     "slurm_partition=": [
         "PartitionDown",
         "PartitionInactive",
+        "PartitionNodeLimit",
         "ReqNodeNotAvail",
         "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions",
         "NodeDown",

@@ -23,7 +23,7 @@ NEVER = {
         "it asks for more time than its partition allows",
         f"{TIME} or {PARTITION}",
     ),
-    "PartitionConfig|BadConstraints|PartitionNodeLimit|MaxMemPerLimit|node config|emory spec|CPU count|processors": (
+    "PartitionConfig|BadConstraints|MaxMemPerLimit|node config|emory spec|CPU count|processors": (
         "no node of its partition has all that it asks for",
         f"{CORES} or {MEMORY} or {GPU} or {PARTITION}",
     ),
@@ -59,6 +59,8 @@ MAY_PASS = {
         "the nodes that can hold it are out of service or reserved",
         f"wait, or {PARTITION}",
     ),
+    # Also of drained nodes, says Slurm's documentation.
+    "PartitionNodeLimit": ("its partition has too few nodes in service for it", f"wait, or {PARTITION}"),
     "BeginTime": (
         "it may not start yet",
         "wait; --begin in slurm_extra sets such a time, and Slurm after a failed start",
