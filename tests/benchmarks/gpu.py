@@ -5,15 +5,15 @@
     .venv/bin/python tests/benchmarks/gpu.py --device cpu --quick      # in miniature, to try this script itself
 
 It prints Markdown tables for docs/performance.md, and writes them to gpu.md in the folder --output (default: the
-environment variable OUT, else the working directory) after each part. A card of 24 GB is enough. On a machine that has
-PyTorch and transformers, but neither this environment nor a network, carry the seven wheels that are missing, 9 MB:
+environment variable OUT, else the working directory) after each part. It needs a card of 24 GB and 5 GB of disk. On a
+machine that has PyTorch and transformers, but neither this environment nor a network, carry seven wheels, 9 MB:
 
-    pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp --dest .whl \\
+    pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp --dest build/wheels \\
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \\
         diffusers==0.42.1 importlib_metadata==10.2.0 pydantic==2.14.3 pydantic_core==2.50.4 annotated-types==0.8.0 \\
         typing-inspection==0.4.5 typing-extensions==4.16.0
-    python3 -m pip install --no-index --no-deps --upgrade --target /tmp/site .whl/*.whl      # there
-    PYTHONPATH=/tmp/site:scripts python3 tests/benchmarks/gpu.py                             # there
+    python3 -m pip install --no-index --no-deps --upgrade --target /tmp/site build/wheels/*.whl   # there
+    PYTHONPATH=/tmp/site:scripts python3 tests/benchmarks/gpu.py                                   # there
 """
 
 from __future__ import annotations
