@@ -90,9 +90,19 @@ class Study:
         return rows
 
     def arguments(self, *arguments: str, cores: int = 2) -> list[str]:
-        """Snakemake's command line, without the program."""
+        """Snakemake's command line, without the program. With one core, one item at a time is asked of the resident."""
         snakefile = str(self.workflow / "Snakefile")
-        return ["--snakefile", snakefile, "--directory", str(self.folder), "--cores", str(cores), *arguments]
+        in_flight = ["--resources", "in_flight=1"] if cores == 1 else []
+        return [
+            *in_flight,
+            "--snakefile",
+            snakefile,
+            "--directory",
+            str(self.folder),
+            "--cores",
+            str(cores),
+            *arguments,
+        ]
 
     def command(self, *arguments: str, cores: int = 2) -> list[str]:
         return [sys.executable, "-m", "snakemake", *self.arguments(*arguments, cores=cores)]
