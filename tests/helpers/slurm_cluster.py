@@ -46,6 +46,8 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_min_interval=0,bf_interval=1,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 GresTypes=gpu
 ReturnToService=2
 KillWait=2
@@ -55,6 +57,7 @@ SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 Port={node_port} CPUs=32 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
 NodeName=small NodeHostname={host} NodeAddr=127.0.0.1 Port={small_port} CPUs=2 RealMemory=20000 Gres=gpu:1 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES DefMemPerNode=1000 DefaultTime=10 MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes={host} PriorityTier=2 DefMemPerNode=1000 DefaultTime=10 State=UP
 PartitionName=small Nodes=small DefMemPerNode=1000 DefaultTime=10 MaxTime=30 State=UP
 PartitionName=lab Nodes=small AllowAccounts=lab State=UP
 """

@@ -59,6 +59,11 @@ class SlurmStudy(Study):
             jobs.setdefault(record["JobName"], []).append(record)
         return jobs
 
+    def written(self) -> dict[str, int]:
+        """When each item's latent was written."""
+        files = (self.folder / "results/hidden").glob("hidden_*.pt")
+        return {path.stem.removeprefix("hidden_"): path.stat().st_mtime_ns for path in files}
+
     def waiting_job(self, name: str) -> str:
         """The number of a job that waits."""
         query = ("squeue", "--noheader", "--states=PENDING", f"--name={name}", "--format=%A")
@@ -66,7 +71,7 @@ class SlurmStudy(Study):
 
     def running_job(self) -> str:
         """The number of the one running job, once its model is loaded."""
-        query = ("squeue", "--noheader", "--states=RUNNING", "--format=%A")
+        query = ("squeue", "--noheader", "--states=RUNNING", "--name=extract", "--format=%A")
         (number,) = wait_for(lambda: self.cluster.client(*query).split(), 60, "the job")
         logs = self.folder / "logs"
         loaded = "loaded the model"

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
+import pty
 import re
 import shutil
 import signal
+import subprocess
+import termios
+from pathlib import Path
 
 import psutil
 import pytest
@@ -16,13 +22,13 @@ SLOW = {"strength": 1, "num_inference_steps": 999}
 
 
 @pytest.mark.long
-def test_forty_items_in_four_jobs_give_the_bits_of_a_local_run(clustered, tmp_path):
+def test_two_hundred_items_in_four_jobs_give_the_bits_of_a_local_run(clustered, tmp_path):
     local = Study(tmp_path / "local")
     local.config(output_image_dir=None)
-    local.pictures(40)
+    local.pictures(200)
     local.run()
-    rows = clustered.pictures(40)
-    run = clustered.run("--group-components", "extract=10", "--set-resources", "extract:mem_mb=8000")
+    rows = clustered.pictures(200)
+    run = clustered.run("--group-components", "extract=50", "--set-resources", "extract:mem_mb=8000")
     assert "NO GPU WAS USED by 4 of 4 jobs" in run.text  # whose GPUs are none
     assert clustered.digests() == local.digests()
     assert (clustered.folder / "results/latents.pt").read_bytes() == (local.folder / "results/latents.pt").read_bytes()
@@ -32,7 +38,7 @@ def test_forty_items_in_four_jobs_give_the_bits_of_a_local_run(clustered, tmp_pa
         assert record["TresPerNode"] in ("gres:gpu:1", "gres/gpu:1")  # before and since Slurm 23.11
         assert "mem=8000M" in record.get("TRES", record.get("ReqTRES", ""))
         assert record["CPUs/Task"] == "8"
-        assert record["TimeLimit"] == "00:12:00"  # two rounds of eight, and ten minutes for loading
+        assert record["TimeLimit"] == "00:17:00"  # seven rounds of eight, and ten minutes for loading
         (log,) = (clustered.folder / "logs").glob(f"resident-*-{record['JobId']}.log")
         assert log.read_text().count("loaded the model") == 1
     (record,) = jobs["stack"]
@@ -165,22 +171,86 @@ def test_a_sheet_edited_while_jobs_wait_is_taken_up_by_the_next_run(clustered):
 
 
 @pytest.mark.long
-def test_ctrl_c_cancels_what_was_submitted_and_a_resident_killed_inside_a_group_heals(clustered):
+def test_a_displaced_group_comes_back_by_itself_and_only_its_unfinished_items_run(clustered):
+    """So does one whose node failed; but not for ever."""
+    client = clustered.cluster.client
+    clustered.pictures(30, strength=1, num_inference_steps=50)
+    run = clustered.start("--resources", "in_flight=2", "--gpi-slurm-resubmissions", "1")
+    done: dict[str, int] = {}
+    for state in ("PREEMPTED", "NODE_FAIL"):
+        job = clustered.running_job()
+        node = clustered.records()[job]["NodeList"]
+        wait_for(lambda: len(clustered.digests()) > len(done) + 2, 60, "three more items")  # noqa: B023
+        if state == "PREEMPTED":
+            client("sbatch", "--partition=urgent", "--cpus-per-task=32", "--output=/dev/null", "--wrap=sleep 2")
+        else:
+            client(
+                "scontrol", "update", f"nodename={clustered.records()[job]['NodeList']}", "state=DOWN", "reason=test"
+            )
+        wait_for(lambda: clustered.records()[job]["JobState"] == state, 60, state)  # noqa: B023
+        before, done = done, clustered.written()
+        assert before.items() <= done.items()
+        client("scontrol", "update", f"nodename={node}", "state=RESUME")
+    output = run.communicate(timeout=120)[0]
+    assert run.returncode != 0
+    assert f"{30 - len(before)} of 30, is submitted again (time 1 of at most 1)" in output
+    assert f"Slurm job {job} ended, NODE_FAIL: its node failed; run again" in output
+    lines = (clustered.folder / ".snakemake/gpi-latents/slurm_jobs.jsonl").read_text().splitlines()
+    first, second = map(json.loads, lines)
+    assert (first["state"], first["attempt"], second["state"], second["attempt"]) == ("PREEMPTED", 0, "NODE_FAIL", 1)
+    assert set(first["items"]) - set(second["items"]) == set(before)
+    assert done.items() <= clustered.written().items()
+    assert clustered.plan() == {f"extract p{n}" for n in range(30) if f"p{n}" not in clustered.written()} | {"stack"}
+
+
+def leaves_nothing_behind(study) -> bool:
+    """No jobs, no processes, no temporary files."""
+    wait_for(lambda: not study.cluster.client("squeue", "--noheader").strip(), 60, "the jobs' end")
+    wait_for(lambda: not residents(study.folder), 60, "the resident's end")
+    places = (study.folder / ".snakemake/locks", Path(study.environment["TMPDIR"]))
+    left = [*(study.folder / ".snakemake").glob("tmp.*"), *(path for place in places for path in place.glob("*"))]
+    assert not [path for path in left if not path.name.startswith("torchinductor_")]  # torch's cache of a user
+    return True
+
+
+@pytest.mark.long
+def test_nothing_is_left_behind_whatever_ends_a_run_and_a_resident_killed_inside_a_group_heals(clustered):
+    """Ended by Ctrl-C, by a terminal that is closed, by SIGTERM and by itself."""
     clustered.pictures(2, **SLOW)
+    (clustered.tmp / "tmp").mkdir()
+    clustered.environment["TMPDIR"] = str(clustered.tmp / "tmp")
     run = clustered.start()
     job = clustered.running_job()
     os.killpg(run.pid, signal.SIGINT)
     run.communicate(timeout=120)
     assert run.returncode != 0
-    wait_for(lambda: clustered.records()[job]["JobState"] == "CANCELLED", 30, "the job's end")
-    wait_for(lambda: not residents(clustered.folder), 30, "the resident's end")
+    assert leaves_nothing_behind(clustered)
+    assert clustered.records()[job]["JobState"] == "CANCELLED"
+
+    ours, theirs = pty.openpty()
+    started = subprocess.Popen(
+        clustered.command(),
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
+        env=clustered.environment,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    clustered.running_job()
+    os.close(ours)
+    assert started.wait(timeout=120) != 0
+    assert leaves_nothing_behind(clustered)
+
     run = clustered.start()
     clustered.running_job()
     residents(clustered.folder)[0].kill()
+    run.send_signal(signal.SIGTERM)  # after which Snakemake waits for what it has submitted, and submits no more
     output = run.communicate(timeout=200)[0]
-    assert run.returncode == 0, output
+    assert run.returncode != 0, output
+    assert leaves_nothing_behind(clustered)
     assert "trying again with a new one" in "".join(clustered.log(f"p{number}") for number in range(2))
-    assert len(clustered.index()) == 2
+    assert clustered.run().jobs == {"stack": 1}
+    assert leaves_nothing_behind(clustered)
 
 
 @pytest.mark.long
