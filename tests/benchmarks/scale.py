@@ -3,6 +3,7 @@
     .venv/bin/python tests/benchmarks/scale.py                         # all of it, about 20 minutes
     .venv/bin/python tests/benchmarks/scale.py --items 1000 5000       # smaller
     .venv/bin/python tests/benchmarks/scale.py --stack                 # stacking latents of (4, 64, 64) alone
+    .venv/bin/python tests/benchmarks/scale.py --cost --items 1000     # what a job costs; 4 minutes
 
 Figures hold as ratios: the machine's own speed is in all of them.
 """
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import torch
 
@@ -31,6 +33,7 @@ from gpi_latents.study.study import Study as Parsed  # noqa: E402
 from gpi_latents.tensors.latent_file import latent_bytes  # noqa: E402
 from helpers.study import Study, draw  # noqa: E402
 
+Command = tuple[list[str], Path]  # a command line, and the folder to run it in
 PROFILE = ["--workflow-profile", str(ROOT / "profiles/default")]
 
 
@@ -73,15 +76,7 @@ class Measured:
 
 def planning(scratch: Path, count: int) -> dict[str, float]:
     """Our workflow and the bare one, cold, with nothing to do, and with one row changed."""
-    ours = Study(scratch / f"ours{count}")
-    rows = ours.pictures(count)
-    ours.config(output_image_dir=None)
-    command = ours.command(cores=4)
-    bare = scratch / f"bare{count}"
-    bare.mkdir()
-    (bare / "Snakefile").write_text(COPIES % count)
-    (bare / "pictures").symlink_to(ours.folder / "pictures")
-    bare_command = [sys.executable, "-m", "snakemake", "--cores", "4", *PROFILE]
+    ours, (command, _), (bare_command, bare) = pair(scratch, count, cores=4)
     figures: dict[str, float] = {"items": count}
     cold, bare_cold = Measured(command, ours.folder), Measured(bare_command, bare)
     figures["cold, s per item"], figures["bare"] = cold.seconds / count, bare_cold.seconds / count
@@ -92,11 +87,50 @@ def planning(scratch: Path, count: int) -> dict[str, float]:
     assert "up to date" in idle.output
     figures["nothing to do, s"], figures["bare nothing to do, s"] = idle.seconds, bare_idle.seconds
     figures["nothing to do, ratio"] = idle.seconds / bare_idle.seconds
-    rows[count // 2] = rows[count // 2] | {"seed": 5}
-    ours.sheet([{"seed": 0} | row for row in rows])
+    sheet = pd.read_csv(ours.folder / "config/items.csv", dtype=str).assign(seed=0)
+    sheet.loc[count // 2, "seed"] = 5
+    ours.sheet(sheet.to_dict("records"))
     figures["one row changed, planned, s"] = Measured([*command, "--dry-run"], ours.folder).seconds
     figures["one row changed, done, s"] = Measured(command, ours.folder).seconds
     return figures
+
+
+def pair(scratch: Path, count: int, cores: int) -> tuple[Study, Command, Command]:
+    """A study, its command, and that of a bare Snakefile that copies the same pictures."""
+    ours = Study(scratch / f"ours{count}-{cores}")
+    ours.pictures(count)
+    ours.config(output_image_dir=None)
+    bare = scratch / f"bare{count}-{cores}"
+    bare.mkdir()
+    (bare / "Snakefile").write_text(COPIES % count)
+    (bare / "pictures").symlink_to(ours.folder / "pictures")
+    command = [sys.executable, "-m", "snakemake", "--cores", str(cores), *PROFILE]
+    return ours, (ours.command(cores=cores), ours.folder), (command, bare)
+
+
+def cost(scratch: Path, count: int, cores: int) -> dict[str, float]:
+    """What an item costs between the first latent and the last, and what a run costs apart from that."""
+    _, (ours, folder), (bare, copies) = pair(scratch, count, cores)
+    each, rest, idle = {}, {}, {}
+    for name, command, where, results in (("ours", ours, folder, "results/hidden"), ("bare", bare, copies, "copies")):
+        cold = Measured(command, where)
+        made = sorted(file.stat().st_mtime for file in os.scandir(where / results))
+        each[name] = 1000 * (made[-1] - made[0]) / (count - 1)
+        rest[name] = cold.seconds - (made[-1] - made[0])
+    for name, command, where in (("ours", ours, folder), ("bare", bare, copies)):
+        idle[name] = min(Measured(command, where).seconds for _ in range(3))
+    return {
+        "items": count,
+        "cores": cores,
+        "ms per item": each["ours"],
+        "bare": each["bare"],
+        "ratio": each["ours"] / each["bare"],
+        "rest of the run, s": rest["ours"],
+        "bare rest, s": rest["bare"],
+        "nothing to do, s": idle["ours"],
+        "bare nothing to do, s": idle["bare"],
+        "nothing to do, ratio": idle["ours"] / idle["bare"],
+    }
 
 
 def stacking(scratch: Path, count: int) -> dict[str, float]:
@@ -137,7 +171,7 @@ def stacking(scratch: Path, count: int) -> dict[str, float]:
 
 def show(columns: list[dict[str, float]]) -> None:
     for name in columns[0]:
-        cells = [f"{column[name]:>12,.0f}" if column[name] >= 100 else f"{column[name]:>12.3f}" for column in columns]
+        cells = [f"{column[name]:>12,.0f}" if column[name] >= 100 else f"{column[name]:>12.4g}" for column in columns]
         print(f"| {name:<38} | {' | '.join(cells)} |", flush=True)
         if name == "items":
             print(f"| {'-' * 38} | {' | '.join('-' * 11 + ':' for _ in columns)} |")
@@ -147,9 +181,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, nargs="+", default=[1000, 5000, 20000])
     parser.add_argument("--stack", action="store_true", help="only stacking")
+    parser.add_argument("--cost", action="store_true", help="only the cost of a job, with 2 and 4 cores")
     parser.add_argument("--plan", action="store_true", help="all but stacking")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+        if arguments.cost:
+            print(f"\nItems of 64 x 64, strength 0, the demo's model, no pictures; {os.cpu_count()} cores.\n")
+            show([cost(Path(scratch), count, cores) for count in arguments.items for cores in (2, 4)])
+            return
         if not arguments.plan:
             print(f"\nStacking latents of (4, 64, 64); {os.cpu_count()} cores.\n")
             show([stacking(Path(scratch), count) for count in arguments.items])
