@@ -1,7 +1,6 @@
 """All that has to be seen on a GPU, by one command: is it right, the same again, and how much of the GPU does it use?
 
     .venv/bin/python tests/benchmarks/gpu.py                           # on a machine with a GPU, under 10 minutes
-    .venv/bin/python tests/benchmarks/gpu.py --parts speed --items 64  # one part of PARTS, with more items
     .venv/bin/python tests/benchmarks/gpu.py --device cpu --quick      # in miniature, to try this script itself
 
 It prints Markdown tables for docs/performance.md, and writes them to gpu.md in the folder --output (default: the
@@ -31,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -45,7 +45,6 @@ import transformers
 from benchmarks.resident import make_sd15
 from gpi_latents import paths
 from gpi_latents.core.diffusion import Model, restored_settings, same_bits
-from gpi_latents.errors import UserError
 from gpi_latents.model.source import write_model
 from gpi_latents.recipe import recipe
 from gpi_latents.resident.engine import Engine, Request
@@ -55,7 +54,6 @@ from helpers.photos import PHOTOS
 from helpers.study import draw
 from PIL import Image
 
-SPAWN = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -76,13 +74,21 @@ class Work:
             path = f"{os.getpid()}_{item.id}.pt"
             try:
                 self.engine.extract(Request(str(item.image), chosen, path))
-            except UserError as error:
-                print(f"{item.id}: {error}", file=sys.stderr)
+            except Exception as error:
+                traceback.print_exc()
                 return str(error)
             return hashlib.sha256(torch.load(path, weights_only=True).numpy().tobytes()).hexdigest()
 
         with ThreadPoolExecutor(self.engine.threads, initializer=self.engine.same_bits) as threads:
             return dict(zip([item.id for item in items], threads.map(one, items), strict=True))
+
+    def free(self) -> None:
+        """Free the device's memory; the engine's threads hold the model as long as the process lives."""
+        for model in self.engine.models:
+            loaded = model.pipelines.loaded.components.values() if "loaded" in vars(model.pipelines) else []
+            for part in (model.vae, *loaded):
+                if isinstance(part, torch.nn.Module):
+                    part.to("meta")
 
 
 def item(strength: float, seed: int, size: tuple[int, int] = (64, 96), name: str = "") -> SimpleNamespace:
@@ -128,20 +134,16 @@ def bits_part(options: argparse.Namespace) -> str:
     models = [(families.model(name, Path("models")).absolute(), n) for name in options.families for n in options.sizes]
     works = [Work(model, device=options.device, resize="crop", batch_size=size) for model, size in models]
     expected = [work.extract(ITEMS) for work in works]
-    counts = []
+    counts, pairs = [], list(zip(works, expected, strict=True))
     for beside in (contextlib.nullcontext(), other_work(options.device)):
         with beside:
-            counts.append(
-                [sum(differing(*each) for _ in range(options.runs)) for each in zip(works, expected, strict=True)]
-            )
-    with ProcessPoolExecutor(2, mp_context=SPAWN) as processes:  # both at once
+            counts.append([sum(differing(*pair) for _ in range(options.runs)) for pair in pairs])
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:  # CUDA does not survive a fork
         made = [processes.submit(in_a_process, models, options.device) for _ in range(2)]
         both = zip(expected, *(each.result() for each in made), strict=True)
         counts.append([sum(found[key] != wanted[key] for found in two for key in wanted) for wanted, *two in both])
-    rows = [
-        [model.name, str(size), *map(str, row)]
-        for (model, size), row in zip(models, zip(*counts, strict=True), strict=True)
-    ]
+    columns = zip(*counts, strict=True)
+    rows = [[model.name, str(size), *map(str, row)] for (model, size), row in zip(models, columns, strict=True)]
     head = ["family", "batch_size", "alone", "beside other work", "two processes at once"]
     title = f"Latents that differed: of 6 items in {options.runs} runs, each in another order; of 12 in two processes"
     return table(title, head, rows)
@@ -154,8 +156,7 @@ def differing(work: Work, expected: dict[str, str]) -> int:
 
 def in_a_process(models: list[tuple[Path, int]], device: str) -> list[dict[str, str]]:
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
-        works = (Work(model, device=device, resize="crop", batch_size=size) for model, size in models)
-        return [work.extract(ITEMS) for work in works]
+        return [Work(model, device=device, resize="crop", batch_size=size).extract(ITEMS) for model, size in models]
 
 
 @contextlib.contextmanager
@@ -163,7 +164,6 @@ def other_work(device: str) -> Iterator[None]:
     """Another process that keeps the device busy."""
     code = f"import torch; a = torch.rand(2048, 2048, device='{device}')\nwhile True: print((a @ a).sum().item())"
     with subprocess.Popen([sys.executable, "-uc", code], stdout=subprocess.PIPE) as process:
-        assert process.stdout
         process.stdout.readline()
         threading.Thread(target=process.stdout.read, daemon=True).start()  # so that it never waits
         try:
@@ -226,7 +226,9 @@ def ways(folder: Path, dtype: str, options: argparse.Namespace) -> Iterator[tupl
     del pipeline
     with restored_settings():
         for size in options.sizes:
-            yield f"ours, batch_size {size}", Work(folder, device=options.device, dtype=dtype, batch_size=size).extract
+            work = Work(folder, device=options.device, dtype=dtype, batch_size=size)
+            yield f"ours, batch_size {size}", work.extract
+            work.free()
 
 
 def loop(pipeline: Any, decodes: bool, items: list[SimpleNamespace]) -> None:
@@ -245,9 +247,7 @@ def loop(pipeline: Any, decodes: bool, items: list[SimpleNamespace]) -> None:
 
 
 def measured(work: Callable[[list], Any], items: list[SimpleNamespace], device: str) -> list[str]:
-    """Images per second; the shares of time in which the GPU worked, to nvidia-smi, and in which it did not, to torch's
-    profiler; and the most memory that torch's tensors took.
-    """
+    """Images per second; % of the time in which the GPU worked (by its driver) and no kernel ran (torch); peak GiB."""
     work(items[:8])  # loads the parts
     used: list[int] = []
     ended = threading.Event()
@@ -310,14 +310,17 @@ def main() -> None:
     report = (options.output / "gpu.md").absolute()
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}"
     card = torch.cuda.get_device_name() if options.device == "cuda" else "no GPU"
-    report.write_text(f"{card}; {versions}.\n", encoding="utf-8")
+    report.write_text(f"{card}; torch {torch.__version__}, diffusers {diffusers.__version__}.\n", encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="gpu-") as scratch, contextlib.chdir(scratch):
         for part in options.parts:
             started = time.monotonic()
-            with restored_settings():
-                text = PARTS[part](options) + f"\n\n{part}: {time.monotonic() - started:.0f} s\n"
+            try:
+                with restored_settings():
+                    text = PARTS[part](options)
+            except Exception:  # the other parts are worth their time all the same
+                text = f"{part} failed:\n\n{traceback.format_exc()}"
+            text += f"\n\n{part}: {time.monotonic() - started:.0f} s\n"
             print(text, flush=True)
             with report.open("a", encoding="utf-8") as file:
                 file.write(f"\n{text}")
