@@ -65,3 +65,15 @@ def test_prompts_and_paths_stand_on_no_command_line(study, resident):
     clients = [line for line in seen if ("extract.py" if resident else "resident.py once") in line]
     assert len(clients) >= 4  # of each item, the client and its shell
     assert not [line for line in seen if "secret" in line or "pictures" in line]
+
+
+def test_items_wait_for_the_resident_whatever_the_cores_and_snakemake_looks_for_jobs_only_when_one_ended(study):
+    study.pictures(4)
+    output = study.run("--verbose", "--resources", "in_flight=3", "--until", "extract", cores=2).output
+    assert "Execute 3 jobs..." in output
+    # The model, the first items, and after each end; by Snakemake's rate limit, one more a second for each of these.
+    assert output.count("Resources before job selection") <= 1 + 1 + 4
+    study.config(resident=False)
+    output = study.run("--verbose", "--forceall", "--until", "extract", cores=2).output
+    assert "Execute 2 jobs..." in output
+    assert "Execute 4 jobs..." not in output
