@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,8 +82,7 @@ def extract_images(
         guidance_scale: at 1 or below there is no second pass.
         negative_prompt: what the pictures should not show; None and an empty text differ as the config's do.
         seed: 0 to 2^32 - 1, of every picture's own generator; None draws one for each.
-        batch_size: 1 to 64, how many pictures of the same size, one after the other, go through the model together. The
-            latents depend on this number, in the last digits, but not on which pictures share a batch.
+        batch_size: 1 to 64, how many successive pictures of one size go through the model together (docs/models.md).
 
     Returns:
         The latents' paths, in the order of the pictures.
@@ -100,19 +99,11 @@ def extract_images(
     given |= {"negative_prompt": negative_prompt, "device": str(device or "auto"), "batch_size": batch_size}
     config = _config(given if seed is None else given | {"seed": seed})
     model = _model(config, cache_dir)
-    for key, folder in (("output_hidden_dir", output_hidden_dir), ("output_image_dir", output_image_dir)):
-        config[key] = folder
-        if folder is not None:
-            os.makedirs(folder, exist_ok=True)
+    config |= _made_folders(output_hidden_dir=output_hidden_dir, output_image_dir=output_image_dir)
+    items = (_prepared(model, config, seed is None, number, *each) for number, each in inputs)
+    batches = _batches(tqdm(items, total=len(inputs), desc="Extracting", unit="image"), config["batch_size"])
     with restored_settings(), ThreadPoolExecutor(1, initializer=same_bits) as thread:
-        items = (_prepared(model, config, seed is None, number, *each) for number, each in inputs)
-        latent_paths: list[Path] = []
-        with tqdm(total=len(inputs), desc="Extracting", unit="image") as progress:
-            for _, same in groupby(items, key=lambda item: kind(item.picture.size, item.recipe)):
-                while batch := list(islice(same, config["batch_size"])):
-                    latent_paths += thread.submit(_extract, model, config, batch).result()
-                    progress.update(len(batch))
-        return latent_paths
+        return [path for batch in batches for path in thread.submit(_extract, model, config, batch).result()]
 
 
 def _inputs(images: Any, prompts: Any) -> list[tuple[int, tuple[str | Path | Image.Image, str]]]:
@@ -166,6 +157,20 @@ def _prepared(
         return _Item(number, image, chosen, *model.prepare(image, chosen))
     except ItemError as error:
         raise ItemError(f"images[{number}]: {error}") from error
+
+
+def _made_folders(**folders: str | Path | None) -> dict[str, str | Path | None]:
+    for folder in folders.values():
+        if folder is not None:
+            os.makedirs(folder, exist_ok=True)
+    return folders
+
+
+def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """Successive items of one kind, at most so many."""
+    for _, same in groupby(items, key=lambda item: kind(item.picture.size, item.recipe)):
+        while batch := list(islice(same, size)):
+            yield batch
 
 
 def _extract(model: Model, config: dict[str, Any], batch: list[_Item]) -> list[Path]:

@@ -71,7 +71,7 @@ class Config(BaseModel):
     """Where the model runs: `auto` (every visible GPU, else the CPU), `cpu`, `cuda`, `cuda:0` or `mps`."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number format of the model. The latents are always saved as float32. A VAE that asks for it (`force_upcast`)
-    stays in float32 when this is float16."""
+    stays in float32 when this is float16, and that of Stable Diffusion XL also when it is bfloat16."""
     batch_size: int = Field(1, ge=1, le=64)
     """How many items go through the model together; each latent depends on this number, not on its company. On a GPU
     with at least twice as many items in flight, more are faster; on a CPU, leave it at 1 (docs/models.md)."""
