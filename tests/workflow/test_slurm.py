@@ -89,7 +89,8 @@ def test_old_results_are_not_taken_for_new_ones_when_a_job_never_ran(clustered):
     clustered.run()
     before = clustered.digests()
     clustered.sheet([row | {"seed": 2} for row in rows])
-    run = clustered.run("--default-resources", "slurm_partition=nowhere", fails=True)
+    refused = ("--default-resources", "slurm_extra='--partition=nowhere'")
+    run = clustered.run(*refused, fails=True)
     assert "invalid partition specified: nowhere" in run.text
     assert "Slurm did not accept the job: sbatch" in run.text
     everything = {"extract p0", "extract p1", "extract p2", "stack"}
@@ -104,7 +105,7 @@ def test_old_results_are_not_taken_for_new_ones_when_a_job_never_ran(clustered):
     clustered.run()
     assert not set(before.values()) & set(clustered.digests().values())
     clustered.sheet([row | {"seed": 2, "outcome": 5} for row in rows])
-    clustered.run("--default-resources", "slurm_partition=nowhere", fails=True)
+    clustered.run(*refused, fails=True)
     assert clustered.plan() == {"stack"}
 
 
