@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,11 @@ def test_slurm_is_asked_once_for_all_jobs(answers):
     answers(squeue=f"7|RUNNING{REST}\n8|COMPLETED{REST}\n9|PENDING{REST}", sacct="")
     assert list(read_states(["7", "8", "9"])) == ["7", "8", "9"]
     assert Path("calls").read_text().split() == ["squeue"]
+
+
+def test_snakemake_which_loads_all_executors_whenever_it_starts_loads_ours_quickly():
+    """It imports the standard library and what Snakemake has imported already."""
+    code = "import sys, snakemake.executors.local, snakemake_interface_executor_plugins.executors.remote\n"
+    code += "before = {*sys.modules}; import snakemake_executor_plugin_gpi_slurm; print(*{*sys.modules} - before)"
+    names = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert {name.split(".")[0] for name in names} - sys.stdlib_module_names == {"snakemake_executor_plugin_gpi_slurm"}
