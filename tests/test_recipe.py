@@ -67,6 +67,13 @@ def test_a_key_that_decides_the_latent_is_in_the_recipe(key):
     assert recipe_digest(chosen(CONFIG | {key: "other"})) != recipe_digest(chosen())
 
 
+def test_only_a_batch_size_above_1_is_in_the_recipe():
+    """So that no older latent is made again; at strength 0 too, where other kernels run as well."""
+    assert chosen(CONFIG | {"batch_size": 1}) == chosen()
+    for strength in (0.0, 0.5):
+        assert chosen(CONFIG | {"batch_size": 4}, strength=strength) == chosen(strength=strength) | {"batch_size": 4}
+
+
 # Made by the code of version 0.1.0, before there was a package. Never adapt these to the code.
 EXAMPLES = [
     (

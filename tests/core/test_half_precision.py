@@ -17,7 +17,9 @@ FINER = 0.02
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("float16", marks=pytest.mark.long), "bfloat16"])
-@pytest.mark.parametrize("family", reference.PIPELINES)
+@pytest.mark.parametrize(
+    "family", [name if "xl" in name else pytest.param(name, marks=pytest.mark.long) for name in reference.PIPELINES]
+)
 def test_latents_are_the_pipelines_in_half_precision(checkpoints, family, dtype):
     folder = families.model(family, checkpoints)
     model = Model(folder, dtype=dtype)
