@@ -84,9 +84,7 @@ def main() -> None:
             ("executor slurm, one item alone", single, single),
         ]
     )
-    print(
-        f"\nThe slurm executor takes {theirs / ours:.1f} times as long for the same group; from 2 on, ours is worth its code."
-    )
+    print(f"\nThe slurm executor takes {theirs / ours:.1f} times as long for the group; ours is for 2 and more.")
 
 
 if __name__ == "__main__":
