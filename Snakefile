@@ -55,7 +55,7 @@ rule extract:
     params:
         recipe=STUDY.recipe,  # all that decides the latent, as one text; the command reads it in the plan
         image_bytes=STUDY.image_bytes,
-        command=lambda wildcards, input: f"{EXTRACT} --item {STUDY.place(wildcards)}",
+        command=extract_command,
     shell:
         "{params.command} --output {output:q} > {log:q} 2>&1"
 

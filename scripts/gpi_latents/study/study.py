@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -35,6 +36,12 @@ def plan_table(config: Mapping[str, Any], sheet: pd.DataFrame) -> tuple[pd.DataF
     table.insert(0, "sheet_row", sheet.index)
     table.insert(1, "recipe_sha256", list(map(text_digest, texts)))
     return table, texts
+
+
+def with_signature(function: Callable) -> Callable:
+    """Keep the signature of a function: Snakemake asks for it at each call, and finding it takes longer than the call."""
+    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return function
 
 
 class Study:
@@ -83,10 +90,12 @@ class Study:
         report = [paths.REPORT] if self.config["report"] else []
         self.results = [self.config["stacked"], paths.INDEX, paths.PROVENANCE, *report]
 
+    @with_signature
     def image(self, wildcards: Any) -> str:
         """The path of an item's picture."""
         return self._item(wildcards)[0]
 
+    @with_signature
     def image_bytes(self, wildcards: Any) -> int:
         """The size of a picture's file in bytes, -1 if it does not exist.
 
@@ -97,6 +106,7 @@ class Study:
         except OSError:
             return -1
 
+    @with_signature
     def recipe(self, wildcards: Any) -> str:
         """An item's recipe as one text: of several params, Snakemake would not notice two that swap their values."""
         return self._item(wildcards)[1]
