@@ -39,7 +39,7 @@ def plan_table(config: Mapping[str, Any], sheet: pd.DataFrame) -> tuple[pd.DataF
 
 
 def with_signature(function: Callable) -> Callable:
-    """Keep the signature of a function: Snakemake asks for it at each call, and finding it takes longer than the call."""
+    """Keep the signature of a function: Snakemake asks for it at each call, and finding it takes longer than that."""
     function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return function
 
