@@ -22,6 +22,6 @@ def test_the_command_for_a_gpu_writes_its_tables(tmp_path):
     rows = {tuple(row[:2]): row[2:] for row in cells}
     assert rows["stable-diffusion", "exact / exact"][2] == "exact / exact"  # against diffusers and the CPU in float32
     assert rows["stable-diffusion", "1"] == rows["stable-diffusion", "4"] == ["0", "0", "0"]
-    assert ("6 items beside it", "6 the same latents") in rows
+    assert ("8 items beside it", "8 the same latents") in rows
     for how in ("diffusers' pipeline in a loop", "as gpi_pack does", "ours, batch_size 1", "ours, batch_size 4"):
         assert float(rows[how, "float32"][0]) > 0
