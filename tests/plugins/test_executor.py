@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from snakemake_executor_plugin_gpi_slurm import sbatch
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from snakemake_executor_plugin_gpi_slurm import PATIENCE, Executor, sbatch
 from snakemake_executor_plugin_gpi_slurm.nodes import Wish
+from snakemake_executor_plugin_gpi_slurm.states import UNKNOWN, Status
 
 
 def test_a_wish_becomes_the_flags_of_sbatch():
@@ -13,3 +19,28 @@ def test_a_wish_becomes_the_flags_of_sbatch():
     assert "--gres=gpu:1" in sbatch(Wish("extract", gpu=True))
     flags = " ".join(sbatch(Wish("stack")))
     assert not [flag for flag in ("--gres", "--mem", "--time", "--partition") if flag in flags]
+
+
+@pytest.mark.parametrize("has_results", [True, False])
+def test_a_job_that_slurm_does_not_list_is_waited_for_and_then_judged_by_its_results(
+    tmp_path, monkeypatch, has_results
+):
+    """A busy controller lists it later; without accounting, one that ended is listed for a while only."""
+    monkeypatch.chdir(tmp_path)
+    if has_results:
+        Path("latent").touch()
+    ends: list[str] = []
+    executor = object.__new__(Executor)
+    executor.record = lambda info: True
+    executor.report_job_success = lambda info: ends.append("success")
+    executor.fail = lambda info, text: ends.append("failure")
+    job = SimpleNamespace(is_group=lambda: False, output=["latent"])
+    info = SimpleNamespace(external_jobid="7", aux={"job": job, "status": Status("RUNNING")})
+    looks = [0, PATIENCE - 1, PATIENCE, PATIENCE + 1, 2 * PATIENCE, 2 * PATIENCE + 1]
+    states = [UNKNOWN, UNKNOWN, "RUNNING", UNKNOWN, UNKNOWN, UNKNOWN]
+    goes_on = []
+    for second, state in zip(looks, states, strict=True):
+        monkeypatch.setattr(time, "time", lambda second=second: second)
+        goes_on.append(executor.follow(info, Status(state)))
+    assert goes_on == [True] * 5 + [False]
+    assert ends == ["success" if has_results else "failure"]

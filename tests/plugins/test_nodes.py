@@ -62,12 +62,12 @@ PROBLEMS = [
     ({"gpu": True, "gpu_model": "1080ti"}, ""),
     (
         {"gpu": True, "gpu_model": "a100", "mem_mb": 400000},  # each by itself is there
-        "asks for 400000 MB of memory; the largest node of partition main has "
+        "asks for 400000 MB of memory; the largest node of this cluster has "
         "64000: --set-resources extract:mem_mb=64000",
     ),
     (
         {"gpu": True, "gpu_model": "v100"},
-        "asks for a GPU of kind v100; partition main has 1080ti, a100, h100: --set-resources extract:gpu_model=1080ti",
+        "asks for a GPU of kind v100; this cluster has 1080ti, a100, h100: --set-resources extract:gpu_model=1080ti",
     ),
     (
         {"partition": "small", "gpu": True, "gpu_model": "a100"},
@@ -75,6 +75,11 @@ PROBLEMS = [
         "--default-resources slurm_partition=... (there are main, both) or leave gpu_model out",
     ),
     ({"partition": "capped", "gpu": True, "extra": "--gpus-per-node=1"}, ""),
+    ({"partition": "small", "minutes": 60, "extra": "--qos=long"}, ""),  # which may have a time limit of its own
+    (
+        {"extra": "-M other"},
+        "asks for another cluster in slurm_extra: leave it out there, and run  export SLURM_CLUSTERS=...  before",
+    ),
 ]
 
 
@@ -120,7 +125,16 @@ def test_sbatch_own_partition_is_that_of_the_environment_or_the_default(sinfo, m
     assert "partition small has 20000" in problem(wish, read_nodes())
     monkeypatch.delenv("SBATCH_PARTITION")
     sinfo(SINFO.replace("*|", "|", 2))
-    assert problem(wish, read_nodes()).startswith("asks for no partition, and this cluster has no default one: ")
+    assert problem(wish, read_nodes()) == ""
+
+
+def test_without_a_name_any_partition_will_do_since_a_script_of_the_site_may_choose_it(sinfo):
+    sinfo("cpu*|64|UNLIMITED|64000|(null)|3:00:00|idle\ngpu|1K|UNLIMITED|128000+|gpu:4|infinite|idle~\n")
+    assert problem(Wish("extract", gpu=True, cpus=99, mem_mb=100000, minutes=999), read_nodes()) == ""
+    assert problem(Wish("extract", gpu=True, mem_mb=200000), read_nodes()) == (
+        "asks for 200000 MB of memory; the largest node of this cluster has 128000: "
+        "--set-resources extract:mem_mb=128000"
+    )
 
 
 def test_without_an_answer_of_sinfo_there_is_no_opinion(sinfo, monkeypatch):

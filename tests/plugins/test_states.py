@@ -10,17 +10,23 @@ from pathlib import Path
 import pytest
 from snakemake_executor_plugin_gpi_slurm.states import COMPLETED, FAILED, UNKNOWN, Status, read_states
 
-REST = "|None||N/A|N/A"
+REST = "|None||N/A|N/A|main"
 STATES = [
-    ({"squeue": "7|RUNNING|None|n1|100|N/A"}, Status("RUNNING", "None", "n1", 100)),
-    ({"squeue": "7|PENDING|Priority||N/A|N/A"}, Status("PENDING", "Priority")),
-    ({"squeue": "7|COMPLETED|None|n1|100|130"}, Status("COMPLETED", "None", "n1", 100, 130)),
-    ({"squeue": f"8|RUNNING{REST}", "sacct": "7|COMPLETED||n1|100|130"}, Status("COMPLETED", "", "n1", 100, 130)),
-    ({"squeue": f"8|RUNNING{REST}", "sacct": f"7|CANCELLED by 1000{REST}"}, Status("CANCELLED", "None")),
+    ({"squeue": "7|RUNNING|None|n1|100|N/A|main"}, Status("RUNNING", "None", "n1", 100, None, "main")),
+    ({"squeue": "7|PENDING|Priority||N/A|N/A|a,b"}, Status("PENDING", "Priority", partition="a,b")),
+    ({"squeue": "7|COMPLETED|None|n1|100|130|main"}, Status("COMPLETED", "None", "n1", 100, 130, "main")),
+    (
+        {"squeue": f"8|RUNNING{REST}", "sacct": "7|COMPLETED||n1|100|130|main"},
+        Status("COMPLETED", "", "n1", 100, 130, "main"),
+    ),
+    (
+        {"squeue": f"8|RUNNING{REST}", "sacct": f"7|CANCELLED by 1000{REST}"},
+        Status("CANCELLED", "None", partition="main"),
+    ),
     ({"squeue": f"8|RUNNING{REST}", "sacct": ""}, Status(UNKNOWN)),  # no trace of it
     ({"squeue": ""}, Status(UNKNOWN)),
     ({}, None),  # the controller does not answer; the job may well be running
-    ({"sacct": f"7|TIMEOUT{REST}"}, Status("TIMEOUT", "None")),
+    ({"sacct": f"7|TIMEOUT{REST}"}, Status("TIMEOUT", "None", partition="main")),
 ]
 
 
@@ -46,6 +52,13 @@ def test_a_jobs_state_is_what_slurm_says(answers, commands, expected):
     assert read_states(["7"]) == ({"7": expected} if expected else {})
     if expected and expected.state not in ("RUNNING", "PENDING", COMPLETED):
         assert FAILED[expected.state]
+
+
+def test_what_users_like_to_see_in_tables_hides_no_job(answers, monkeypatch):
+    monkeypatch.setenv("SQUEUE_PARTITION", "other")
+    answers(squeue="")
+    Path("squeue").write_text(f'#!/bin/sh\n[ "$SQUEUE_PARTITION" ] || echo "7|RUNNING{REST}"\n')
+    assert read_states(["7"])["7"].state == "RUNNING"
 
 
 def test_slurm_is_asked_once_for_all_jobs(answers):

@@ -11,8 +11,7 @@ def test_what_no_node_has_is_refused_with_the_numbers_before_anything_is_submitt
     clustered.pictures(1)
     run = clustered.run("--set-resources", "extract:mem_mb=99000", fails=True)
     assert (
-        "asks for 99000 MB of memory; the largest node of partition main has 64000: "
-        "--set-resources extract:mem_mb=64000"
+        "asks for 99000 MB of memory; the largest node of this cluster has 64000: --set-resources extract:mem_mb=64000"
     ) in run.text
     run = clustered.run("--default-resources", "slurm_partition=small", fails=True)
     assert "asks for 60 minutes; partition small allows 30: --set-resources stack:runtime=30" in run.text
@@ -80,3 +79,19 @@ def test_what_may_pass_is_told_once_for_all_jobs_which_then_run_on_a_node_of_two
         assert output.count(words) == 1
     assert [record["CPUs/Task"] for record in clustered.slurm_jobs()["extract"]] == ["2", "2"]
     assert len(clustered.index()) == 20
+
+
+@pytest.mark.long
+def test_a_job_for_several_partitions_goes_on_waiting_if_one_of_them_cannot_take_it(clustered):
+    """Slurm's reason is then that of this one, while the job waits for its turn in the other."""
+    client = clustered.cluster.client
+    clustered.pictures(4)
+    client("sbatch", "--job-name=other", "--partition=main", "--cpus-per-task=32", "-o/dev/null", "--wrap=sleep 100")
+    run = clustered.start("--default-resources", "slurm_partition=main,small", "--resources", "in_flight=4")
+    clustered.waiting_job("extract")
+    words = "one of its partitions main,small cannot take it: no node of its partition has all"
+    wait_for(lambda: words in run.text(), 60, words)
+    client("scancel", "--name=other")
+    output = run.communicate(timeout=120)[0]
+    assert run.returncode == 0, output
+    assert len(clustered.index()) == 4

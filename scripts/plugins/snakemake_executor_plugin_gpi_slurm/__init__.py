@@ -23,6 +23,7 @@ from snakemake_interface_executor_plugins.settings import CommonSettings, Execut
 from snakemake_executor_plugin_gpi_slurm import nodes, pending, states
 
 LOGS = Path("logs/slurm")
+PATIENCE = 120  # seconds; a busy controller, or accounts that are written late, may not list a job for a while
 ENDED = Path(".snakemake/gpi-latents/slurm_jobs.jsonl")  # a line for each job of this run that has ended
 
 
@@ -64,7 +65,7 @@ class Executor(RemoteExecutor):
             if not job.is_local:
                 wish = self.wish(job)
                 if problem := nodes.problem(wish, self.nodes):
-                    raise WorkflowError(f"No node can ever run {wish.rule}, which {problem}")
+                    raise WorkflowError(f"Slurm can never run {wish.rule}, which {problem}")
         for path in (LOGS, ENDED.parent):
             path.mkdir(parents=True, exist_ok=True)
         ENDED.write_text("")
@@ -78,6 +79,11 @@ class Executor(RemoteExecutor):
         """
         first = next(iter(members(job)))
         asked = first.resources
+        extra = asked.get("slurm_extra", "")
+        try:
+            shlex.split(extra)
+        except ValueError:
+            raise WorkflowError(f"A quote in slurm_extra of {first.rule.name} does not end: {extra}") from None
         wish = nodes.Wish(
             rule=first.rule.name,
             partition=str(asked.get("slurm_partition", "")) or None,
@@ -87,7 +93,7 @@ class Executor(RemoteExecutor):
             gpu_model=asked.get("gpu_model"),
             minutes=job.resources.get("runtime", 0),
             in_flight=job.resources.get("in_flight", 0) if job.is_group() else 0,
-            extra=asked.get("slurm_extra", ""),
+            extra=extra,
         )
         if wish.minutes and asked.get("gpu"):
             wish = replace(wish, minutes=wish.minutes + self.executor_settings.startup_minutes)
@@ -150,6 +156,10 @@ class Executor(RemoteExecutor):
 
     def follow(self, info: SubmittedJobInfo, status: states.Status) -> bool:
         """Do what is to be done about a job's state; returns whether the job goes on, as another one perhaps."""
+        if status.state != states.UNKNOWN:
+            info.aux.pop("unlisted", None)
+        elif time.time() - info.aux.setdefault("unlisted", time.time()) < PATIENCE:
+            return True
         before, info.aux["status"] = info.aux["status"], status
         if status.state == states.WAITING:
             # Of a reason that lasts; by the second time, the queue has often an estimate too.
@@ -158,7 +168,8 @@ class Executor(RemoteExecutor):
             return True
         if not self.record(info):
             return False  # the run is ending
-        if status.state == states.COMPLETED:
+        # A job that Slurm has forgotten may have ended well: without accounts, it is listed for a while only.
+        if status.state == states.COMPLETED or (status.state == states.UNKNOWN and unfinished(info.aux["job"]) is None):
             self.report_job_success(info)
             return False
         return self.resubmit(info) if status.state in states.PASSING else self.fail_ended(info)
@@ -166,6 +177,8 @@ class Executor(RemoteExecutor):
     def explain_waiting(self, info: SubmittedJobInfo, status: states.Status) -> bool:
         """Say once why jobs wait; a job that would wait for ever is cancelled."""
         never, words = pending.explain(status.reason, info.aux["wish"].rule)
+        if never and "," in status.partition:  # the reason is that of any of them
+            never, words = False, f"one of its partitions {status.partition} cannot take it: {words}"
         if never:
             self.slurm.submit(self._cancel, [info.external_jobid]).result()
             self.fail(info, f"Slurm job {info.external_jobid} would wait for ever, and was cancelled: {words}")

@@ -6,18 +6,22 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
+from snakemake_executor_plugin_gpi_slurm.states import environment
+
 SINFO = ("sinfo", "--noheader", "--exact", "--all", "--format=%P|%c|%B|%m|%G|%l|%T")
 # What sbatch's own flags in slurm_extra decide; of that we know nothing then.
 FLAGS = {
-    "partition": ("-p", "--partition", "-M", "--clusters"),
+    "clusters": ("-M", "--clusters"),
+    "partition": ("-p", "--partition"),
     "mem_mb": ("--mem", "--mem-per-cpu", "--mem-per-gpu"),
     "cpus": ("-c", "--cpus-per-task", "--cpus-per-gpu"),
     "gpus": ("-G", "--gres", "--gpus", "--gpus-per-node", "--gpus-per-task"),
-    "minutes": ("-t", "--time"),
+    "minutes": ("-t", "--time", "-q", "--qos"),  # a QOS may have a time limit of its own
 }
 UNITS = {"mem_mb": "MB of memory", "cpus": "CPU cores", "minutes": "minutes"}
 PARTITION = "--default-resources slurm_partition"
@@ -61,7 +65,7 @@ class Wish:
 def read_nodes() -> list[Node]:
     """The kinds of nodes in all partitions; none if sinfo is not there or fails."""
     try:
-        answer = subprocess.run(SINFO, capture_output=True, text=True, timeout=60)
+        answer = subprocess.run(SINFO, env=environment(), capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [_node(*line.split("|")) for line in answer.stdout.splitlines() if line.count("|") == 6]
@@ -74,16 +78,16 @@ def problem(wish: Wish, nodes: list[Node]) -> str:
         ValueError: `extra` has an unbalanced quote.
     """
     by_user = _set_by_user(wish.extra)
+    if "clusters" in by_user:  # squeue would not find the job
+        return "asks for another cluster in slurm_extra: leave it out there, and run  export SLURM_CLUSTERS=...  before"
     if not nodes or "partition" in by_user:
         return ""
-    places = _in_partition(wish, nodes)
+    # Where none is named, the default one, or as on many clusters that which a script of the site takes.
+    asked = _partition(wish)
+    places = _in_partition(wish, nodes) if asked else nodes
     if not places:
-        asked = _partition(wish)
-        what = (
-            f"partition {asked}, which is not there" if asked else "no partition, and this cluster has no default one"
-        )
-        return f"asks for {what}: {PARTITION}=... (there are {_names(nodes)})"
-    where = f"partition {_names(places)}"
+        return f"asks for partition {asked}, which is not there: {PARTITION}=... (there are {_names(nodes)})"
+    where = f"partition {_names(places)}" if asked else "this cluster"
     if wish.gpu and "gpus" not in by_user:
         without, places = places, [node for node in places if _gpus(wish, node)]
         if not places:
@@ -172,9 +176,14 @@ def _node(partition: str, cpus: str, most_cpus: str, mem_mb: str, gres: str, tim
     return Node(
         partition=partition.rstrip("*"),
         is_default=partition.endswith("*"),
-        cpus=min(int(cpus), int(most_cpus) if most_cpus.isdigit() else int(cpus)),
-        mem_mb=int(mem_mb),
+        cpus=min(_number(cpus), _number(most_cpus)),
+        mem_mb=_number(mem_mb),
         gpus=gpus,
         minutes=60 * (24 * int(days or 0) + hours) + minutes if parts else inf,
         is_up=not re.match("down|drain|fail|maint|unknown|future", state),
     )
+
+
+def _number(text: str) -> int:
+    """Of "64000" and "64000+"; beyond all wishes if it is written in another way."""
+    return int(text.rstrip("+")) if text.rstrip("+").isdigit() else sys.maxsize

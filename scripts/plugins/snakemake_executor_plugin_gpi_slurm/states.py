@@ -38,6 +38,7 @@ class Status:
         state: one of Slurm's, or `UNKNOWN`.
         reason: why it waits, in Slurm's word.
         start: when it started; of a job that waits, when the queue expects it to start.
+        partition: of a job that waits, several with commas if it may start in any of them.
     """
 
     state: str
@@ -45,15 +46,26 @@ class Status:
     node: str | None = None
     start: int | None = None
     end: int | None = None
+    partition: str = ""
+
+
+def environment() -> dict[str, str]:
+    """The user's, without what they like to see in Slurm's tables: SQUEUE_PARTITION would hide jobs in others."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SINFO_"))}
 
 
 def read_states(numbers: Collection[str]) -> dict[str, Status]:
     """The states of jobs by their numbers. A job is missing if Slurm does not answer."""
     # The queue lists a job until some minutes after its end; then only the accounting knows it, if there is one.
-    queue = _ask("squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%A|%T|%r|%N|%S|%e")
+    queue = _ask("squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%A|%T|%r|%N|%S|%e|%P")
     states = dict(queue or {})
     if unlisted := [number for number in numbers if number not in states]:
-        past = ("--noheader", "--parsable2", "--allocations", "--format=JobIDRaw,State,Reason,NodeList,Start,End")
+        past = (
+            "--noheader",
+            "--parsable2",
+            "--allocations",
+            "--format=JobIDRaw,State,Reason,NodeList,Start,End,Partition",
+        )
         states |= _ask("sacct", *past, f"--jobs={','.join(unlisted)}") or {}
     if queue is not None:
         states = {number: Status(UNKNOWN) for number in unlisted} | states
@@ -65,16 +77,16 @@ def _ask(*command: str) -> dict[str, Status] | None:
     # In a session of its own, so that Ctrl-C does not end it.
     options = {"capture_output": True, "text": True, "timeout": 60, "start_new_session": True}
     try:
-        answer = subprocess.run(command, env=os.environ | {"SLURM_TIME_FORMAT": "%s"}, **options)  # type: ignore[call-overload]
+        answer = subprocess.run(command, env=environment() | {"SLURM_TIME_FORMAT": "%s"}, **options)  # type: ignore[call-overload]
     except (OSError, subprocess.TimeoutExpired):
         return None
     if answer.returncode:
         return None
     states = {}
     for line in answer.stdout.splitlines():
-        if line.count("|") == 5:
-            number, state, reason, node, *times = line.split("|")
+        if line.count("|") == 6:
+            number, state, reason, node, *times, partition = line.split("|")
             start, end = (int(time) if time.isdigit() else None for time in times)
             # As in "CANCELLED by 1000" and "CANCELLED+".
-            states[number] = Status(state.split()[0].rstrip("+"), reason, node or None, start, end)
+            states[number] = Status(state.partition(" ")[0].rstrip("+"), reason, node or None, start, end, partition)
     return states
