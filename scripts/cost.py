@@ -9,6 +9,7 @@ from gpi_latents.errors import exit_code
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plan", type=Path, required=True, help="folder with the plan of the run")
-    parser.add_argument("--workers", type=int, required=True, help="items in flight at a time")
+    parser.add_argument("--workers", type=int, required=True, help="items at a time on a CPU")
+    parser.add_argument("--in-flight", type=int, required=True, help="items that wait for the model at a time")
     arguments = parser.parse_args()
-    raise SystemExit(exit_code(lambda: cost(arguments.plan, arguments.workers)))
+    raise SystemExit(exit_code(lambda: cost(arguments.plan, arguments.workers, arguments.in_flight)))

@@ -102,8 +102,11 @@ def test_plan_times_what_is_left_to_make_and_leaves_no_results(tmp_path, monkeyp
     assert "3 of 4 items are to be made, 2 at a time on cpu (timed: p1, p2, p3)." in output
     assert "Time: about " in output
     assert {path for path in study.folder.rglob("results/**/*") if path.is_file()} == before
+    study.config(batch_size=2)  # which are not filled by as many items as there are cores
+    output = study.run("plan", "--resources", "in_flight=3", cores=1).output
+    assert "4 of 4 items are to be made, 2 at a time on cpu" in output
     (study.folder / "pictures/p2.png").write_bytes(b"no picture")
     monkeypatch.chdir(study.folder)
     monkeypatch.setenv("DIFFUSERS_VERBOSITY", "error")  # as it sets it
     with restored_settings(), pytest.raises(InputError, match=r"Row 4, p2: the picture 'pictures/p2\.png' .*check"):
-        cost(next(Path(PLANS).glob("*/")), 2)
+        cost(next(Path(PLANS).glob("*/")), 2, 2)

@@ -65,12 +65,13 @@ class Measured:
     sizes: tuple[float, float, float]
 
 
-def cost(plan: Path, workers: int) -> str:
+def cost(plan: Path, workers: int, in_flight: int) -> str:
     """Time three of the items that are to be made, and reckon what all of them will take.
 
     Args:
         plan: the folder of the plan.
-        workers: items in flight at a time, as a run has them.
+        workers: items at a time on a CPU.
+        in_flight: items that wait for the model at a time, as in a run.
 
     Returns:
         A text for the user.
@@ -87,7 +88,7 @@ def cost(plan: Path, workers: int) -> str:
     items = table[[path in to_make for path in latents]]
     if items.empty:
         return f"All {len(table)} latents are made: a run has nothing to extract."
-    measured = measure(config, chosen(items), min(workers, len(items)))
+    measured = measure(config, chosen(items), workers, min(in_flight, len(items)))
     return forecast(config, len(table), items["passes"].tolist(), measured)
 
 
@@ -122,20 +123,21 @@ def chosen(items: pd.DataFrame) -> pd.DataFrame:
     return items.loc[list(dict.fromkeys(found))]
 
 
-def measure(config: Mapping[str, Any], items: pd.DataFrame, workers: int) -> Measured:
+def measure(config: Mapping[str, Any], items: pd.DataFrame, workers: int, in_flight: int) -> Measured:
     """Make items, several at a time as in a run, into a folder that is then removed.
 
     Args:
         config: as `settings.load_config` returns it.
         items: the plan's rows, with their `recipe`.
-        workers: items in flight at a time.
+        workers: items at a time on a CPU.
+        in_flight: items that wait for the model at a time.
 
     Raises:
         InputError, ModelError: as `cost`.
     """
     os.environ["DIFFUSERS_VERBOSITY"] = "error"  # without advice on few steps, before it is imported
     engine = Engine(config, workers)
-    at_once = min(engine.threads, workers)
+    at_once = min(engine.threads, in_flight)
     rows = list(items.itertuples())
     recipes = [shortened(row.recipe, steps) for row, steps in zip(rows, STEPS, strict=False)]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(at_once, initializer=engine.same_bits) as pool:

@@ -19,8 +19,8 @@ rule check:
         "{params.command} --threads {threads} > {log:q} 2>&1"
 
 
-# How many items a run has in flight: as many as there are cores, and the profile says.
-IN_FLIGHT = [workflow.global_resources[name].value for name in {"_cores", "in_flight"} & {*workflow.global_resources}]
+# What limits how many items a run has at a time; None where nothing does.
+CORES, IN_FLIGHT = [getattr(workflow.global_resources.get(name), "value", None) for name in ("_cores", "in_flight")]
 
 
 rule plan:
@@ -30,7 +30,7 @@ rule plan:
         "logs/plan.txt",
     conda:
         "../../envs/environment.yaml"
-    threads: min(filter(None, IN_FLIGHT), default=1)
+    threads: min(filter(None, [CORES, IN_FLIGHT]), default=1)
     resources:
         gpu=1,
         in_flight=1,
@@ -38,8 +38,9 @@ rule plan:
         runtime=60,
     params:
         command=command("cost.py"),
+        in_flight=lambda wildcards, threads: (STUDY.config["resident"] and IN_FLIGHT) or threads,
     shell:
-        "{params.command} --workers {threads} > {log:q} 2>&1"
+        "{params.command} --workers {threads} --in-flight {params.in_flight} > {log:q} 2>&1"
 
 
 rule orphans:
