@@ -2,7 +2,7 @@
 
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.24")
 
 
 include: "scripts/rules/common.smk"  # STUDY (the checked config and sheet), how commands start, the hooks of a run
