@@ -50,7 +50,8 @@ def read_jobs() -> pd.DataFrame:
 
     What is not known is missing.
     """
-    jobs = [json.loads(line) for line in read_text(JOBS).splitlines()]
+    if not (jobs := [json.loads(line) for line in read_text(JOBS).splitlines()]):
+        return pd.DataFrame()  # without asking sacct
     peaks = memory_peaks([job["job"] for job in jobs])
     return pd.DataFrame([_row(job, peaks) for job in jobs]).convert_dtypes()
 
@@ -107,7 +108,7 @@ def _line(job: dict[str, Any]) -> str:
 
 def _memory(jobs: pd.DataFrame, rule: str) -> str:
     """What to ask for next time; empty if what was asked for suits, or if nothing is known."""
-    known = jobs.dropna(subset=["used_mb"])
+    known = jobs[jobs["mem_mb"] > 0].dropna(subset=["used_mb"])  # 0 is all that the node has
     if known.empty:
         return ""
     job = known.loc[known["used_mb"].idxmax()]

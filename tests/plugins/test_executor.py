@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,3 +46,17 @@ def test_a_job_that_slurm_does_not_list_is_waited_for_and_then_judged_by_its_res
         goes_on.append(executor.follow(info, Status(state)))
     assert goes_on == [True] * 5 + [False]
     assert ends == ["success" if has_results else "failure"]
+
+
+def test_a_job_is_submitted_again_when_the_controller_is_back(monkeypatch):
+    answers = ["sbatch: error: Unable to contact slurm controller (connect failure)", ""]
+    executor = object.__new__(Executor)
+    executor.slurm, executor.is_silent = ThreadPoolExecutor(1), False
+    executor.logger = logging.getLogger("test")
+    executor.wish = lambda job: Wish("extract")
+    executor.format_job_exec = lambda job: ""
+    executor._sbatch = lambda info, command, script: answers.pop(0)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    job = SimpleNamespace(is_group=lambda: False, resources={})
+    assert executor.submit(SimpleNamespace(aux={"job": job}))
+    assert not answers

@@ -118,10 +118,19 @@ class Executor(RemoteExecutor):
         account = next(iter(members(job))).resources.get("slurm_account")
         command = [*sbatch(wish), *([f"--account={account}"] if account else []), *shlex.split(wish.extra)]
         script = f"#!/bin/sh\n{self.format_job_exec(job)}\n"
-        if problem := self.slurm.submit(self._sbatch, info, command, script).result():
-            words = pending.explain(problem, wish.rule)[1]
-            self.fail(info, f"Slurm did not accept the job: {shlex.join(command)}\n{problem}\n{words}")
-        return not problem
+        while problem := self.slurm.submit(self._sbatch, info, command, script).result():
+            if "nable to contact" not in problem:  # after a timeout, the job may be there
+                words = pending.explain(problem, wish.rule)[1]
+                self.fail(info, f"Slurm did not accept the job: {shlex.join(command)}\n{problem}\n{words}")
+                return False
+            self.note_silence(True)
+            time.sleep(5)
+        return True
+
+    def note_silence(self, is_silent: bool) -> None:
+        if is_silent and not self.is_silent:
+            self.logger.warning("Slurm does not answer; asking again until it does")
+        self.is_silent = is_silent
 
     def _sbatch(self, info: SubmittedJobInfo, command: list[str], script: str) -> str:
         if self.is_ending:
@@ -146,9 +155,7 @@ class Executor(RemoteExecutor):
             return
         numbers = [info.external_jobid for info in active_jobs]
         known = states.read_states(numbers)
-        was_silent, self.is_silent = self.is_silent, len(known) < len(numbers)
-        if self.is_silent and not was_silent:
-            self.logger.warning("Slurm does not answer; asking again until it does")
+        self.note_silence(len(known) < len(numbers))
         for info in active_jobs:
             status = known.get(info.external_jobid)
             if status is None or self.follow(info, status):
