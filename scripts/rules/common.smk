@@ -80,8 +80,12 @@ def extract_command(wildcards, input):
 
 @with_signature
 def extract_threads(wildcards):
-    """A job takes no core while it waits for the resident, which computes on --cores: `in_flight` alone limits these."""
-    return 0 if STUDY.config["resident"] and workflow.local_exec else 1
+    """A job takes no core while it waits for the resident, which computes on --cores, as long as `in_flight` limits these.
+
+    It does not without a profile, and where --resources has something else in its place.
+    """
+    limited = "in_flight" in workflow.global_resources
+    return 0 if limited and STUDY.config["resident"] and workflow.local_exec else 1
 
 
 def model_files(wildcards):

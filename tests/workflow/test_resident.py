@@ -73,7 +73,9 @@ def test_items_wait_for_the_resident_whatever_the_cores_and_snakemake_looks_for_
     assert "Execute 3 jobs..." in output
     # The model, the first items, and after each end; by Snakemake's rate limit, one more a second for each of these.
     assert output.count("Resources before job selection") <= 1 + 1 + 4
-    study.config(resident=False)
-    output = study.run("--verbose", "--forceall", "--until", "extract", cores=2).output
-    assert "Execute 2 jobs..." in output
-    assert "Execute 4 jobs..." not in output
+    unlimited = ("--verbose", "--forceall", "--until", "extract", "--resources", "mem_mb=999999")
+    for resident, options in ((True, unlimited), (False, unlimited[:-2])):
+        study.config(resident=resident)
+        output = study.run(*options, cores=2).output
+        assert "Execute 2 jobs..." in output
+        assert "Execute 4 jobs..." not in output
