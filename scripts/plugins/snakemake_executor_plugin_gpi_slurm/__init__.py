@@ -58,7 +58,7 @@ class Executor(RemoteExecutor):
         self.slurm = ThreadPoolExecutor(max_workers=1)
         self.is_ending = False
         self.is_silent = False  # whether Slurm does not answer
-        self.told: set[str] = set()  # in words, why jobs wait
+        self.told: set[str] = set()  # why jobs wait
         self.nodes = nodes.read_nodes()
         # Not by get_jobs_or_groups, which fails where jobs of a group need not run.
         for job in {self.dag.get_job_group(job) or job for job in self.dag.needrun_jobs()}:
@@ -190,8 +190,9 @@ class Executor(RemoteExecutor):
             self.slurm.submit(self._cancel, [info.external_jobid]).result()
             self.fail(info, f"Slurm job {info.external_jobid} would wait for ever, and was cancelled: {words}")
             return False
-        if words and words not in self.told:
-            self.told.add(words)
+        meaning = words.partition(" (")[0]  # which Slurm has several words for
+        if words and meaning not in self.told:
+            self.told.add(meaning)
             expected = time.strftime("; expected to start on %d %b at %H:%M", time.localtime(status.start))
             text = f"Slurm job {info.external_jobid} waits: {words}{expected if status.start else ''}"
             self.logger.info(text)
