@@ -51,7 +51,7 @@ PreemptMode=REQUEUE
 GresTypes=gpu
 ReturnToService=2
 KillWait=2
-MinJobAge=300
+MinJobAge=3600
 OverTimeLimit=0
 SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 Port={node_port} CPUs=32 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
