@@ -304,9 +304,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(os.environ.get("OUT", ".")))
     options = parser.parse_args()
     options.items = options.items or (2 if options.quick else 32)
-    options.runs = 2 if options.quick else 10
     options.families = ["stable-diffusion"] if options.quick else list(families.FAMILIES)
-    options.sizes = [1, 4] if options.quick else [1, 4, 8]
+    options.runs, options.sizes = (2, [1, 4]) if options.quick else (10, [1, 4, 8])
+    options.output.mkdir(parents=True, exist_ok=True)
     report = (options.output / "gpu.md").absolute()
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
