@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -80,12 +81,15 @@ class Resident:
 
     async def load(self) -> None:
         """Load the model; a failure is kept for all who ask, and then the process ends."""
+        gc.disable()  # imports make a million objects, none of them garbage: to look through them takes half a second
         try:
             engine = await asyncio.to_thread(Engine, self.config, self.workers)
         except Exception as error:
             self.failure = f"the model could not be loaded: {error or type(error).__name__}"
             self.engine.cancel()
             return print(f"loading failed: {error!r}", file=sys.stderr, flush=True)
+        gc.freeze()
+        gc.enable()
         self.pool = ThreadPoolExecutor(engine.threads, initializer=engine.same_bits)
         self.engine.set_result(engine)
         seconds = time.monotonic() - self.started
