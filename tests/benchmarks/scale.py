@@ -83,16 +83,25 @@ def planning(scratch: Path, count: int) -> dict[str, float]:
     figures["ratio"] = cold.seconds / bare_cold.seconds
     figures["Snakemake's peak, MB"], figures["bare peak, MB"] = cold.peaks["whole"], bare_cold.peaks["whole"]
     figures["stack job's peak, MB"] = cold.peaks["stack.py"]
-    idle, bare_idle = Measured(command, ours.folder), Measured(bare_command, bare)
-    assert "up to date" in idle.output
-    figures["nothing to do, s"], figures["bare nothing to do, s"] = idle.seconds, bare_idle.seconds
-    figures["nothing to do, ratio"] = idle.seconds / bare_idle.seconds
+    figures |= nothing_to_do((command, ours.folder), (bare_command, bare))
     sheet = pd.read_csv(ours.folder / "config/items.csv", dtype=str).assign(seed=0)
     sheet.loc[count // 2, "seed"] = 5
     ours.sheet(sheet.to_dict("records"))
     figures["one row changed, planned, s"] = Measured([*command, "--dry-run"], ours.folder).seconds
     figures["one row changed, done, s"] = Measured(command, ours.folder).seconds
     return figures
+
+
+def nothing_to_do(ours: Command, bare: Command) -> dict[str, float]:
+    """Of a study that is finished and of its bare Snakefile, in turns: the best of three."""
+    measured = [(Measured(*ours), Measured(*bare)) for _ in range(3)]
+    assert "up to date" in measured[0][0].output
+    seconds, bare_seconds = (min(each.seconds for each in kind) for kind in zip(*measured, strict=True))
+    return {
+        "nothing to do, s": seconds,
+        "bare nothing to do, s": bare_seconds,
+        "nothing to do, ratio": seconds / bare_seconds,
+    }
 
 
 def pair(scratch: Path, count: int, cores: int) -> tuple[Study, Command, Command]:
@@ -110,15 +119,13 @@ def pair(scratch: Path, count: int, cores: int) -> tuple[Study, Command, Command
 
 def cost(scratch: Path, count: int, cores: int) -> dict[str, float]:
     """What an item costs between the first latent and the last, and what a run costs apart from that."""
-    _, (ours, folder), (bare, copies) = pair(scratch, count, cores)
-    each, rest, idle = {}, {}, {}
-    for name, command, where, results in (("ours", ours, folder, "results/hidden"), ("bare", bare, copies, "copies")):
+    _, ours, bare = pair(scratch, count, cores)
+    each, rest = {}, {}
+    for name, (command, where), results in (("ours", ours, "results/hidden"), ("bare", bare, "copies")):
         cold = Measured(command, where)
         made = sorted(file.stat().st_mtime for file in os.scandir(where / results))
         each[name] = 1000 * (made[-1] - made[0]) / (count - 1)
         rest[name] = cold.seconds - (made[-1] - made[0])
-    for name, command, where in (("ours", ours, folder), ("bare", bare, copies)):
-        idle[name] = min(Measured(command, where).seconds for _ in range(3))
     return {
         "items": count,
         "cores": cores,
@@ -127,9 +134,7 @@ def cost(scratch: Path, count: int, cores: int) -> dict[str, float]:
         "ratio": each["ours"] / each["bare"],
         "rest of the run, s": rest["ours"],
         "bare rest, s": rest["bare"],
-        "nothing to do, s": idle["ours"],
-        "bare nothing to do, s": idle["bare"],
-        "nothing to do, ratio": idle["ours"] / idle["bare"],
+        **nothing_to_do(ours, bare),
     }
 
 
