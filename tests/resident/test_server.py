@@ -93,6 +93,19 @@ def test_an_item_that_hangs_fails_by_name_and_the_others_are_made(tmp_path):
     bench.end()
 
 
+@pytest.mark.fault("picture")
+def test_of_a_batch_that_hangs_each_item_is_tried_alone(tmp_path):
+    bench = Bench(tmp_path / "study", stub=True, item_timeout=1, batch_size=2)
+    draw(bench.folder / "hang.png")
+    beside = bench.client("beside", num_inference_steps=300)
+    bench.begun("beside")
+    hanging = bench.client("hangs", image="hang.png")
+    assert "trying again" in finished(beside)
+    assert "error: hang.png: no progress" in finished(hanging, 1)
+    assert bench.hidden() == ["beside.pt"]
+    bench.end()
+
+
 @pytest.mark.fault("clock")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("sent", [b"", b'{"image": "p.png"'])

@@ -7,10 +7,10 @@ else has failed (501: a line of the message that goes before either), 503 ask ag
 
 It ends when it has had nothing to do for a while, when the Snakemakes that it works for have ended, when its working
 directory is moved or removed, and when an item has made no progress for too long: its thread cannot be ended, so it
-fails, those being made are finished, and the others are asked of the next resident. It holds the lock that its clients
-look at until its process has ended, and leaves no file behind.
+fails, those being made are finished, and the others are asked of the next resident; of a batch that hangs, each item is
+tried again there. It holds the lock that its clients look at until its process has ended, and leaves no file behind.
 
-An item that is tried again after a resident died is made alone, so that no other item ends it a second time.
+An item that is tried again after a resident ended is made alone, so that no other item ends it a second time.
 """
 
 from __future__ import annotations
@@ -162,6 +162,8 @@ class Resident:
                     await writer.drain()
             if problem:
                 self.is_ending = True
+                if self.config["batch_size"] > 1 and not request.alone:
+                    return  # any item of its batch may be to blame: its client has each tried again alone
             writer.write(failure(f"{request.image}: {problem}", 422) if problem else self._answer_of(work, request))
             await writer.drain()
         finally:
