@@ -45,6 +45,7 @@ class StubEngine:
             if self.has_batches:
                 self.hangs.set()
             else:
+                Path(f"{request.latent}.hangs").touch()
                 threading.Event().wait()
         if Path(request.image).name == "model.png":
             raise ModelError("a file of the model was changed")

@@ -106,7 +106,7 @@ def _stale_latents(
     digests: Digests,
 ) -> dict[str, str]:
     """The latents that something else made than is planned; of their files, only those in doubt are read."""
-    known = _origins(index)
+    known = _origins(index, config)
     stacked = os.stat(paths.INDEX).st_mtime_ns if known else 0
     items = {paths.latent_path(config, item.id): item for item in plan.itertuples(index=False)}
     latents = existing_files(items)
@@ -119,7 +119,8 @@ def _stale_latents(
             stale[path] = "failed"
             continue
         made = entry.stat().st_mtime_ns
-        origin = known.get(item.id) if made <= stacked else None
+        # Of a file that was put there since then, as from a backup, the index table does not tell.
+        origin = known.get(item.id) if max(made, entry.stat().st_ctime_ns) <= stacked else None
         reason = _difference(origin, item, model_sha256) if origin else ""
         if origin is None or reason:
             origin = read_origin(path)  # of an item that was made after the index table
@@ -150,10 +151,16 @@ def _stale_checksums(latents: list[str], failed: set[str]) -> dict[str, str]:
     return stale
 
 
-def _origins(index: pd.DataFrame | None) -> dict[str, Origin]:
-    """What made the latents of an index table, by their ids; nothing if it is of an earlier version."""
+def _origins(index: pd.DataFrame | None, config: Mapping[str, Any]) -> dict[str, Origin]:
+    """What made the latents of an index table, by their ids.
+
+    Nothing if the table is of an earlier version, or of other files than those of the config.
+    """
     origin = _read(paths.PROVENANCE)
     if index is None or origin is None or not {*RESULT_COLUMNS, "id", "image"} <= {*index}:
+        return {}
+    before = origin.get("config") or {}
+    if any(before.get(key) != config[key] for key in ("output_hidden_dir", "prefix_hidden")):
         return {}
     model_sha256 = origin.get("model_sha256") or model_digest(origin.get("model") or {})
     columns = (index[name] for name in ("id", "recipe_sha256", "image_sha256", "image"))
