@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +16,7 @@ import pandas as pd
 from gpi_latents import joblog, paths, slurm_use
 from gpi_latents.errors import TensorError, bulleted, duration, listed
 from gpi_latents.files import missing_files, read_json, read_text, remove_files, write_whole
+from gpi_latents.paths import from_where
 from gpi_latents.run import unwritable
 from gpi_latents.study.stale import read_failed
 from gpi_latents.study.study import Study
@@ -253,12 +253,6 @@ def replaced_tensor(config: Mapping[str, Any], start: str) -> str:
         return ""
     path = from_where(before, start)
     return f"{path} is the tensor of an earlier run, which the index table no longer describes: delete it."
-
-
-def from_where(path: str, start: str) -> str:
-    """A path of the study as the user can copy it: from the folder `start` where they stand if it is below it."""
-    path, start = os.path.abspath(path), os.path.abspath(start)
-    return os.path.relpath(path, start) if Path(path).is_relative_to(start) else path
 
 
 def command_line(start: str) -> str:
