@@ -136,7 +136,7 @@ class Closing:
             rows = listed((f"row {each['sheet_row']}, {each['id']}" for each in failed), 3)
             texts.append(f"{count} left out: {rows} (why: {self._path(paths.SKIPPED)})")
         if self._has("report") and os.path.exists(paths.REPORT):
-            findings = report_findings()
+            findings = (read_json(paths.REPORT_JSON).get("verdict") or {}).get("findings") or []
             first = f" ({len(findings)} thing{'s' * (len(findings) > 1)} to look at first)" if findings else ""
             texts.append(f"Report: {self._path(paths.REPORT)}{first}")
             texts += [each["text"] for each in findings if each["text"].startswith("The demo's model ")]
@@ -271,8 +271,3 @@ def command_line(start: str) -> str:
     if found and os.path.exists(path) and os.path.samefile(found, path):
         program = name
     return shlex.join([program, *arguments])
-
-
-def report_findings() -> list[dict[str, str]]:
-    """What the report says is to be looked at first: `text` and `section` of each."""
-    return (read_json(paths.REPORT_JSON).get("verdict") or {}).get("findings") or []
