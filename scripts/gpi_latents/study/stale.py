@@ -91,7 +91,7 @@ def table_difference(index: pd.DataFrame, plan: pd.DataFrame, failed: Iterable[M
         return "other columns"
     if list(index["id"]) != list(planned["id"]):
         return "other rows"
-    differ = [name for name in planned if list(index[name]) != list(map(str, planned[name]))]
+    differ = [name for name in planned if index[name].tolist() != list(map(str, planned[name].tolist()))]
     if not differ and list(index["recipe_sha256"]) != list(plan["recipe_sha256"]):
         return "other settings"
     return ", ".join(f"column {name}" for name in differ)
@@ -111,7 +111,7 @@ def _stale_latents(
     items = {paths.latent_path(config, item.id): item for item in plan.itertuples(index=False)}
     latents = existing_files(items)
     logs = existing_files(paths.item_log(items[path].id) for path in latents)
-    links: dict[Path, int] = {}
+    links: dict[str, int] = {}
     stale = {}
     for path, entry in latents.items():
         item = items[path]
@@ -163,7 +163,7 @@ def _origins(index: pd.DataFrame | None, config: Mapping[str, Any]) -> dict[str,
     if any(before.get(key) != config[key] for key in ("output_hidden_dir", "prefix_hidden")):
         return {}
     model_sha256 = origin.get("model_sha256") or model_digest(origin.get("model") or {})
-    columns = (index[name] for name in ("id", "recipe_sha256", "image_sha256", "image"))
+    columns = (index[name].tolist() for name in ("id", "recipe_sha256", "image_sha256", "image"))
     return {
         item_id: Origin(recipe, image_sha256, model_sha256, image)
         for item_id, recipe, image_sha256, image in zip(*columns, strict=True)
@@ -179,14 +179,14 @@ def _difference(origin: Origin, item: Any, model_sha256: str) -> str:
     return ""
 
 
-def _changed_ns(path: str, links: dict[Path, int]) -> int:
+def _changed_ns(path: str, links: dict[str, int]) -> int:
     """When a picture, or a link on the way to it, was changed or put there, in nanoseconds; 0 if it is missing.
 
     A file that was moved or copied to its place may be dated earlier; the date of its entry on the disk is not.
     """
-    folder = Path(path).parent
+    folder = os.path.dirname(path)
     if folder not in links:
-        steps = [each for each in (folder, *folder.parents) if each.is_symlink()]
+        steps = [each for each in (Path(folder), *Path(folder).parents) if each.is_symlink()]
         links[folder] = max((os.lstat(each).st_ctime_ns for each in steps), default=0)
     try:
         found, link = os.stat(path), os.lstat(path)
