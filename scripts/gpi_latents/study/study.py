@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 import pandas as pd
+from snakemake.common import overwrite_function_params
 
 from gpi_latents import paths, run
 from gpi_latents.errors import InputError
@@ -39,8 +40,8 @@ def plan_table(config: Mapping[str, Any], sheet: pd.DataFrame) -> tuple[pd.DataF
 
 
 def with_signature(function: Callable) -> Callable:
-    """Keep the signature of a function: Snakemake asks for it at each call, and finding it takes longer than that."""
-    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    """Keep the parameters of a function: Snakemake asks for them at each call, and finding them takes longer than that."""
+    overwrite_function_params(function, inspect.signature(function).parameters)
     return function
 
 
