@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionXLImg2ImgPipeline
-from gpi_latents import extract_images, paths
+from gpi_latents import extract_images, paths, standalone
 from gpi_latents.core.diffusion import Model, same_bits
 from gpi_latents.errors import ItemError
 from gpi_latents.origin import read_origin
@@ -23,6 +23,7 @@ from helpers import families
 from helpers.bench import RECIPE, demo_model
 from helpers.study import draw
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture
@@ -140,11 +141,18 @@ def test_no_negative_prompt_and_an_empty_one_are_diffusers_none_and_empty(pictur
     assert not torch.equal(made[0], made[1])
 
 
-def test_the_model_is_loaded_once_for_repeated_calls(pictures, tmp_path):
+def test_the_model_is_loaded_once_for_repeated_calls_until_its_files_change(pictures, tmp_path, monkeypatch):
     folder = families.model("stable-diffusion", tmp_path)
-    extract_images(pictures[0], "x", tmp_path / "out", model_id=folder, seed=1)
-    (folder / "vae/diffusion_pytorch_model.safetensors").unlink()
-    extract_images(pictures[0], "x", tmp_path / "out", model_id=folder, seed=2)
+    loaded = []
+    monkeypatch.setattr(standalone, "Model", lambda **given: loaded.append(given) or Model(**given))
+    [first] = read(extract_images(pictures[0], "x", tmp_path / "out", model_id=folder, seed=1))
+    [again] = read(extract_images(pictures[0], "x", tmp_path / "out", model_id=folder, seed=1))
+    assert torch.equal(first, again)
+    assert len(loaded) == 1
+    file = folder / "vae/diffusion_pytorch_model.safetensors"
+    save_file({name: 2 * weights for name, weights in load_file(file).items()}, file, {"format": "pt"})
+    [trained] = read(extract_images(pictures[0], "x", tmp_path / "out", model_id=folder, seed=1))
+    assert not torch.equal(first, trained)
 
 
 def test_columns_of_a_table_and_numbers_of_numpy_are_accepted(pictures, tmp_path):

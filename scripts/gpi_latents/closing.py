@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +16,7 @@ import pandas as pd
 from gpi_latents import joblog, paths, slurm_use
 from gpi_latents.errors import TensorError, bulleted, duration, listed
 from gpi_latents.files import missing_files, read_json, read_text, remove_files, write_whole
+from gpi_latents.paths import from_where
 from gpi_latents.run import unwritable
 from gpi_latents.study.stale import read_failed
 from gpi_latents.study.study import Study
@@ -136,7 +136,7 @@ class Closing:
             rows = listed((f"row {each['sheet_row']}, {each['id']}" for each in failed), 3)
             texts.append(f"{count} left out: {rows} (why: {self._path(paths.SKIPPED)})")
         if self._has("report") and os.path.exists(paths.REPORT):
-            findings = report_findings()
+            findings = (read_json(paths.REPORT_JSON).get("verdict") or {}).get("findings") or []
             first = f" ({len(findings)} thing{'s' * (len(findings) > 1)} to look at first)" if findings else ""
             texts.append(f"Report: {self._path(paths.REPORT)}{first}")
             texts += [each["text"] for each in findings if each["text"].startswith("The demo's model ")]
@@ -255,12 +255,6 @@ def replaced_tensor(config: Mapping[str, Any], start: str) -> str:
     return f"{path} is the tensor of an earlier run, which the index table no longer describes: delete it."
 
 
-def from_where(path: str, start: str) -> str:
-    """A path of the study as the user can copy it: from the folder `start` where they stand if it is below it."""
-    path, start = os.path.abspath(path), os.path.abspath(start)
-    return os.path.relpath(path, start) if Path(path).is_relative_to(start) else path
-
-
 def command_line(start: str) -> str:
     """The command that the user gave in the folder `start`.
 
@@ -277,8 +271,3 @@ def command_line(start: str) -> str:
     if found and os.path.exists(path) and os.path.samefile(found, path):
         program = name
     return shlex.join([program, *arguments])
-
-
-def report_findings() -> list[dict[str, str]]:
-    """What the report says is to be looked at first: `text` and `section` of each."""
-    return (read_json(paths.REPORT_JSON).get("verdict") or {}).get("findings") or []

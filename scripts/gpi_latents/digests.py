@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from gpi_latents.files import write_whole
+from gpi_latents.files import read_json, write_whole
 
 SETTLED = 2.0  # seconds after which a further change of a file certainly changes its date
 
@@ -33,11 +33,8 @@ class Digests:
 
     def __init__(self, memory: str | Path | None = None):
         self.memory = memory
-        self._known: dict[str, list] = {}
+        self._known: dict[str, list] = {} if memory is None else read_json(memory)
         self._new = False
-        if memory is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self._known = json.loads(Path(memory).read_text(encoding="utf-8"))
 
     def of(self, path: str | Path) -> str:
         """SHA-256 of a file, hexadecimal.

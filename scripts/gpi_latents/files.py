@@ -137,6 +137,15 @@ def future_files(places: Iterable[str]) -> list[str]:
     return sorted(set(found))
 
 
+def state(path: str) -> tuple[int, int] | None:
+    """Size and time of a file, None if it cannot be read. (Inode numbers may change by themselves on network disks.)"""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
 def _no_file(path: str, listings: dict[str, dict[str, list[str]]]) -> str:
     seen_from = f"(looked from {os.getcwd()})"
     try:

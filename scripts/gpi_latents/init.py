@@ -64,7 +64,7 @@ def init(
     if not found:
         raise InputError(". ".join(filter(None, [f"There is no picture in {pictures}", _others(others)])))
     ids = dict(zip(found, picture_ids(found), strict=True))
-    images = {name: _seen_from(study, os.path.join(pictures, name)) for name in found}
+    images = {name: paths.from_where(os.path.join(pictures, name), study) for name in found}
     if by is not None and table is None:
         raise InputError(f"--by {by} names a column of your table: give that too, by --table FILE.csv")
     if table is None:
@@ -156,16 +156,10 @@ def _is_same(first: str, second: str) -> bool:
     return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
 
 
-def _seen_from(study: str, path: str) -> str:
-    """A path as the study names it: from its folder if it is inside, else absolute."""
-    home, path = os.path.abspath(study), os.path.abspath(path)
-    return os.path.relpath(path, home) if Path(path).is_relative_to(home) else path
-
-
 def _model_id(study: str, model: str | None) -> str:
     if model is None:
         return KEYS["model_id"].default
-    return model if model == "demo" or not os.path.exists(model) else _seen_from(study, model)
+    return model if model == "demo" or not os.path.exists(model) else paths.from_where(model, study)
 
 
 def _rows(

@@ -51,6 +51,12 @@ def plain(path: str) -> str:
     return re.sub(r"/(\.?/)+", "/", path).removeprefix("./") or "."
 
 
+def from_where(path: str, start: str) -> str:
+    """A path as one writes it who stands in the folder `start`: from there if it is below it, else absolute."""
+    path, start = os.path.abspath(path), os.path.abspath(start)
+    return os.path.relpath(path, start) if Path(path).is_relative_to(start) else path
+
+
 def latent_path(config: Mapping[str, Any], item_id: str) -> str:
     """The file of an item's latent."""
     return os.path.normpath(f"{config['output_hidden_dir']}/{config['prefix_hidden']}_{item_id}.pt")

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,10 +80,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     Raises:
         InputError: there is no such plan.
     """
-    try:
+    with _reading(folder):
         return json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-    except OSError:
-        raise _no_plan(folder) from None
 
 
 def read_plan(folder: str | Path) -> pd.DataFrame:
@@ -94,10 +92,8 @@ def read_plan(folder: str | Path) -> pd.DataFrame:
     """
     import pandas as pd  # here, since the resident and the rule model do without
 
-    try:
+    with _reading(folder):
         return pd.read_csv(Path(folder, "plan.csv"), dtype=str, keep_default_na=False)
-    except OSError:
-        raise _no_plan(folder) from None
 
 
 def item_lines(images: Iterable[str], recipes: Iterable[str]) -> list[bytes]:
@@ -122,10 +118,8 @@ def read_item_lines(folder: str | Path) -> list[bytes]:
     Raises:
         InputError: there is no such plan.
     """
-    try:
+    with _reading(folder):
         return Path(folder, ITEMS).read_bytes().splitlines(keepends=True)
-    except OSError:
-        raise _no_plan(folder) from None
 
 
 def read_item(folder: str | Path, place: int) -> dict[str, Any]:
@@ -137,12 +131,9 @@ def read_item(folder: str | Path, place: int) -> dict[str, Any]:
     Raises:
         InputError: there is no such plan.
     """
-    try:
-        with Path(folder, ITEMS).open("rb") as file:
-            file.seek(place)
-            return json.loads(file.readline())
-    except OSError:
-        raise _no_plan(folder) from None
+    with _reading(folder), Path(folder, ITEMS).open("rb") as file:
+        file.seek(place)
+        return json.loads(file.readline())
 
 
 def remove_other_plans(folder: str) -> None:
@@ -152,6 +143,10 @@ def remove_other_plans(folder: str) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _no_plan(folder: str | Path) -> InputError:
-    advice = "run snakemake again, after making room if the disk is full"
-    return InputError(f"The plan of this run, {folder}, is missing: {advice}")
+@contextlib.contextmanager
+def _reading(folder: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        advice = "run snakemake again, after making room if the disk is full"
+        raise InputError(f"The plan of this run, {folder}, is missing: {advice}") from None

@@ -23,7 +23,8 @@ from gpi_latents.core.pictures import Handling, png_bytes
 from gpi_latents.core.pipeline import kind
 from gpi_latents.digests import file_digest
 from gpi_latents.errors import InputError, ItemError
-from gpi_latents.files import write_whole
+from gpi_latents.files import state, write_whole
+from gpi_latents.model.family import model_files
 from gpi_latents.model.source import locate, resolve
 from gpi_latents.origin import Origin
 from gpi_latents.recipe import SETTINGS, recipe, recipe_digest
@@ -64,7 +65,7 @@ def extract_images(
     """Extract the latents of pictures without Snakemake, as `gpi_pack.diffusion.extract_images` (gpi_pack 0.2.1) does.
 
     The latents are those of `Model.latent`; existing files are replaced. The model stays loaded for the next call with
-    the same `model_id`, `device` and `cache_dir`.
+    the same `model_id`, `device` and `cache_dir`, unless a local model's files have changed.
 
     Args:
         images: one or many (a list, an array, a column of a table), as paths or PIL pictures; those with a side of more
@@ -137,11 +138,12 @@ def _model(config: Mapping[str, Any], cache_dir: str | Path | None) -> Model:
     model_id = config["model_id"]
     if model_id != "demo" and os.path.exists(model_id):
         model_id = os.path.join(os.getcwd(), model_id)  # in another working directory, the same path is another model
-    return _kept_model(model_id, config["device"], None if cache_dir is None else os.path.abspath(cache_dir))
+    files = tuple((path, state(path)) for path in model_files(config))  # which a training may have changed meanwhile
+    return _kept_model(model_id, config["device"], None if cache_dir is None else os.path.abspath(cache_dir), files)
 
 
 @lru_cache(maxsize=1)
-def _kept_model(model_id: str, device: str, cache_dir: str | None) -> Model:
+def _kept_model(model_id: str, device: str, cache_dir: str | None, files: tuple) -> Model:
     located = locate(resolve(model_id, cache_dir=cache_dir), cache_dir)
     return Model(device=devices(device)[0], **located)
 

@@ -158,4 +158,4 @@ run.join_hooks(workflow, onstart=begin, onsuccess=succeed, onerror=fail)
 for handler in workflow.logger_manager.plugin_handlers:
     if hasattr(handler, "words"):
         handler.words = CLOSING if workflow.modifier.is_main_snakefile() else None
-        handler.rules = {name: step for step, name in CLOSING.rules.items()}
+        handler.progress.steps = {name: step for step, name in CLOSING.rules.items()}

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
 import tifffile
 from gpi_latents.core.pictures import open_picture
-from helpers.odd_pictures import ADOBE_RGB, SRGB, chunk, cmyk_profile, grey_profile, rgb_profile, write_png
+from helpers.odd_pictures import ADOBE_RGB, SRGB, chunk, cmyk_profile, grey_profile, iccp, rgb_profile, write_png
 from PIL import Image, ImageCms
 from skimage.color import lab2rgb
 
@@ -33,10 +32,6 @@ def errors(path, expected: np.ndarray) -> np.ndarray:
     shown = np.asarray(open_picture(path)[0]).astype(float)
     assert shown.shape[:2] == expected.shape[:2]
     return np.abs(shown - expected)
-
-
-def iccp(profile: bytes) -> bytes:
-    return chunk(b"iCCP", b"p\0\0" + zlib.compress(profile))
 
 
 def notes(path) -> list[str]:

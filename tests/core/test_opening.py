@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import struct
 import zlib
 
 import numpy as np
 import pytest
 import tifffile
+from gpi_latents.core import samples
 from gpi_latents.core.opening import FORMATS
 from gpi_latents.core.pictures import open_picture
 from gpi_latents.errors import ItemError
-from helpers.odd_pictures import chunk, write_png
+from helpers.odd_pictures import chunk, iccp, rgb_profile, write_png
 from helpers.study import ROOT, draw
 from PIL import EpsImagePlugin, Image
 
@@ -137,6 +140,32 @@ def test_a_png_is_read_whatever_its_texts_are(tmp_path, text, place):
     shown, handling = open_picture(tmp_path / "p.png")
     assert np.array_equal(np.asarray(shown), COLOURS)
     assert handling.notes == []
+
+
+@pytest.mark.fault("picture")
+def test_all_16_bits_of_a_png_are_read_whatever_its_texts_are(tmp_path):
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3_000_000)))
+    gamma = chunk(b"gAMA", struct.pack(">I", 100_000))
+    values = np.random.default_rng(0).integers(0, 65536, (40, 24, 3))
+    for colours in (gamma, iccp(rgb_profile(1.8))):
+        plain, _ = open_picture(write_png(tmp_path / "p.png", values, 16, colours))
+        shown, handling = open_picture(write_png(tmp_path / "q.png", values, 16, colours + text))
+        assert np.array_equal(np.asarray(shown), np.asarray(plain))
+        assert not handling.doubts
+        assert any("applied" in note for note in handling.notes)
+
+
+@pytest.mark.fault("disk")
+def test_a_disk_that_fails_on_a_second_read_leaves_no_colour_profile_out(tmp_path, monkeypatch):
+    path = write_png(tmp_path / "p.png", COLOURS.astype(int) * 257, 16, iccp(rgb_profile(1.8)))
+
+    def fails(file):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(samples, "open_raster", fails)
+    with pytest.raises(ItemError, match="Input/output error") as caught:
+        open_picture(path)
+    assert isinstance(caught.value.__cause__, OSError)
 
 
 @pytest.mark.fault("picture")

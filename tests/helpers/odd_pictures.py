@@ -19,6 +19,11 @@ def chunk(kind: bytes, data: bytes, is_sound: bool = True) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data) ^ (not is_sound))
 
 
+def iccp(profile: bytes) -> bytes:
+    """The chunk of a PNG with a colour profile."""
+    return chunk(b"iCCP", b"p\0\0" + zlib.compress(profile))
+
+
 def write_png(path: Path, values: np.ndarray, bits: int = 8, chunks: bytes = b"", after: bytes = b"") -> Path:
     """A PNG of `bits` a value, with chunks before and after its pixels.
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import matplotlib
 import sklearn
 
+from helpers.odd_pictures import chunk
+
 PHOTOS = [
     Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg",
     Path(sklearn.__file__).parent / "datasets/images/china.jpg",
@@ -20,9 +22,5 @@ def huge(kind: str) -> bytes:
     """A small file whose header claims 60,000 x 60,000 pixels."""
     if kind == "gif":
         return b"GIF89a" + struct.pack("<HHBBB", 60000, 60000, 0, 0, 0) + b"," + bytes(9) + b";"
-    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    data = b"IDAT" + zlib.compress(bytes(1000))
-    chunks = (
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in (header, data)
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))

@@ -32,6 +32,8 @@ class StubEngine:
         print("a library shows its progress", file=sys.stderr, flush=True)
         self.models = [SimpleNamespace(device="stub")]
         self.threads = self.at_once = workers
+        self.has_batches = config["batch_size"] > 1
+        self.hangs = threading.Event()  # all items of the batch
 
     def same_bits(self) -> None:
         pass
@@ -40,7 +42,11 @@ class StubEngine:
         """Leaves files beside the latent that say how far it came."""
         step("opening the picture")
         if Path(request.image).name == "hang.png":
-            threading.Event().wait()
+            if self.has_batches:
+                self.hangs.set()
+            else:
+                Path(f"{request.latent}.hangs").touch()
+                threading.Event().wait()
         if Path(request.image).name == "model.png":
             raise ModelError("a file of the model was changed")
         if Path(request.image).name == "kill.png":
@@ -50,6 +56,8 @@ class StubEngine:
         Path(f"{request.latent}.begun").touch()
         for _ in range(request.recipe["num_inference_steps"]):
             time.sleep(STEP_SECONDS)
+            if self.hangs.is_set():
+                threading.Event().wait()
             try:
                 step("making the latent")
             except InterruptedError:

@@ -91,18 +91,9 @@ class Study:
 
     def arguments(self, *arguments: str, cores: int = 2) -> list[str]:
         """Snakemake's command line, without the program. With one core, one item at a time is asked of the resident."""
-        snakefile = str(self.workflow / "Snakefile")
         in_flight = ["--resources", "in_flight=1"] if cores == 1 else []
-        return [
-            *in_flight,
-            "--snakefile",
-            snakefile,
-            "--directory",
-            str(self.folder),
-            "--cores",
-            str(cores),
-            *arguments,
-        ]
+        places = ["--snakefile", str(self.workflow / "Snakefile"), "--directory", str(self.folder)]
+        return [*in_flight, *places, "--cores", str(cores), *arguments]
 
     def command(self, *arguments: str, cores: int = 2) -> list[str]:
         return [sys.executable, "-m", "snakemake", *self.arguments(*arguments, cores=cores)]
@@ -138,13 +129,8 @@ class Study:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of every item's latent."""
-        files = (self.folder / "results/hidden").glob("hidden_*.pt")
-        return {
-            path.stem.removeprefix("hidden_"): hashlib.sha256(
-                torch.load(path, weights_only=True).numpy().tobytes()
-            ).hexdigest()
-            for path in files
-        }
+        ids = [path.stem.removeprefix("hidden_") for path in (self.folder / "results/hidden").glob("hidden_*.pt")]
+        return {item_id: hashlib.sha256(self.latent(item_id).numpy().tobytes()).hexdigest() for item_id in ids}
 
     def index(self) -> pd.DataFrame:
         return pd.read_csv(self.folder / "results/index.csv", dtype=str, keep_default_na=False)

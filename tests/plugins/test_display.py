@@ -52,7 +52,7 @@ class Run:
         self.handler = plugin.LogHandler(self.settings, None)
         self.handler.setFormatter(DefaultFormatter(self.settings.quiet, self.settings.show_failed_logs))
         self.handler.words = words
-        self.handler.rules = {step: step for step in STEPS} if rules else {}
+        self.handler.progress.steps = {step: step for step in STEPS} if rules else {}
         self.now = 0.0
         self.handler.progress.clock = lambda: self.now
 
@@ -273,7 +273,7 @@ def test_a_failed_group_on_a_cluster_counts_only_items_that_failed(monkeypatch):
 
 def test_a_failed_job_of_another_workflow_is_shown_as_snakemake_does(monkeypatch):
     run = Run(monkeypatch)
-    run.handler.rules = {"extract": "gpi_extract"}  # as `use rule * from gpi as gpi_*` calls it
+    run.handler.progress.steps = {"gpi_extract": "extract"}  # as `use rule * from gpi as gpi_*` calls it
     run.plan(gpi_extract=2, analysis=1, report=1, all=1)
     assert run.terminal.lines() == ["2 items to extract; and rule analysis (1), rule report (1)"]
     run.start(1, "gpi_extract", id="p1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ from gpi_latents import paths
 from gpi_latents.errors import ItemError, UserError
 from gpi_latents.resident.batches import Batches, Job
 from gpi_latents.resident.engine import Engine, Request
+from gpi_latents.resident.progress import WAITING
 from gpi_latents.resident.server import once
 from gpi_latents.study.settings import load_config
 from helpers.bench import RECIPE, demo_model
@@ -91,6 +93,27 @@ def test_what_is_wrong_with_the_device_is_said_to_all_at_once():
     model = StubModel(b=error)
     assert together(model, "abc", 3) == dict.fromkeys("abc", error)
     assert len(model.batches) == 1
+
+
+def test_who_is_tried_again_waits_for_the_model_meanwhile():
+    """So that its time without progress does not count."""
+    steps: dict[str, list[str]] = {name: [] for name in "ab"}
+    together(StubModel(b=ValueError("of this item alone")), "ab", 2, {name: steps[name].append for name in "ab"})
+    making = "making the latent"
+    assert steps["b"] == [making, WAITING, making]
+    assert steps["a"] == [making, WAITING, *[making] * 4, "decoding the latent"]
+
+
+@pytest.mark.fault("gpu")
+def test_the_resident_ends_where_its_gpu_has_failed(monkeypatch, capsys):
+    """Its clients ask another one, which begins with the GPU anew."""
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    together(StubModel(b=torch.AcceleratorError("an illegal memory access was encountered")), "a", 1)
+    assert not ended
+    together(StubModel(b=torch.AcceleratorError("an illegal memory access was encountered")), "b", 1)
+    assert ended == [1]
+    assert "ending: stub has failed: an illegal memory access was encountered" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("last", [1, 2, 3, 4, 5])

@@ -78,7 +78,8 @@ def test_an_item_that_kills_every_resident_fails_with_the_end_of_its_log(bench):
         bench.begun("only")
         (bench.folder / "results/hidden/only.pt.begun").unlink()
         bench.resident().kill()
-    first, second, *end = finished(client, 1).splitlines()
+    first, state, second, *end = finished(client, 1).splitlines()
+    assert state == joblog.WORKING
     assert first.startswith("the resident model ended while it was processing this item")
     assert second.startswith(f"{joblog.ERROR}the resident model ended while it was processing this item")
     assert end[0].startswith("The end of logs/resident-")
@@ -407,6 +408,24 @@ def test_only_the_item_that_kills_its_resident_fails(bench):
     sizes = {path.name: path.stat().st_size for path in (bench.folder / "results/hidden").glob("*.pt")}
     assert sizes.keys() == {"beside.pt", "kill.pt"}
     assert (sizes["kill.pt"], sizes["beside.pt"] > 0) == (0, True)
+
+
+@pytest.mark.fault("skip")
+def test_an_item_that_waits_to_be_tried_again_is_not_ended_by_another(bench):
+    """Which has begun before its turn came, and ends the resident then."""
+    draw(bench.folder / "kill.png")
+    beside = bench.client("beside", num_inference_steps=200, on_error="skip")
+    first = bench.client("first", num_inference_steps=200, on_error="skip")
+    for name in ("beside", "first"):
+        bench.begun(name)
+    bench.resident().kill()
+    killing = [bench.client(f"kill{number}", image="kill.png", on_error="skip") for number in range(3)]
+    for client in (beside, first):
+        finished(client)
+    for client in killing:
+        assert "error: the resident model ended while it was processing this item" in finished(client)
+    for name in ("beside", "first"):
+        assert (bench.folder / f"results/hidden/{name}.pt").stat().st_size > 0
 
 
 @pytest.mark.fault("skip")

@@ -93,6 +93,34 @@ def test_an_item_that_hangs_fails_by_name_and_the_others_are_made(tmp_path):
     bench.end()
 
 
+@pytest.mark.fault("kill")
+def test_an_item_that_hangs_does_not_hold_up_others_when_its_client_is_killed(tmp_path):
+    bench = Bench(tmp_path / "study", stub=True, item_timeout=2)
+    draw(bench.folder / "hang.png")
+    hanging = [bench.client(f"hangs{number}", image="hang.png") for number in range(2)]  # in both threads
+    for number in range(2):
+        wait_for((bench.folder / f"results/hidden/hangs{number}.pt.hangs").exists, what="the item to hang")
+    for client in hanging:
+        client.kill()
+        client.wait()
+    finished(bench.client("later"))
+    assert bench.resident_log().count("loaded the model") == 2
+    bench.end()
+
+
+@pytest.mark.fault("picture")
+def test_of_a_batch_that_hangs_each_item_is_tried_alone(tmp_path):
+    bench = Bench(tmp_path / "study", stub=True, item_timeout=1, batch_size=2)
+    draw(bench.folder / "hang.png")
+    beside = bench.client("beside", num_inference_steps=300)
+    bench.begun("beside")
+    hanging = bench.client("hangs", image="hang.png")
+    assert "trying again" in finished(beside)
+    assert "error: hang.png: no progress" in finished(hanging, 1)
+    assert bench.hidden() == ["beside.pt"]
+    bench.end()
+
+
 @pytest.mark.fault("clock")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("sent", [b"", b'{"image": "p.png"'])

@@ -152,6 +152,25 @@ def test_what_was_made_after_the_table_is_judged_by_its_own_file():
     assert study(SHEET).stale == {B: "settings"}
 
 
+@pytest.mark.fault("picture")
+@pytest.mark.usefixtures("made")
+def test_the_table_does_not_tell_of_files_in_another_folder_or_put_back_since_then():
+    config = {"output_hidden_dir": "results/other"}
+    Path("results/other").mkdir()
+    replaced("b.png", "other")
+    make(study(**config))
+    assert study(**config).stale == {}
+    assert study().stale == {B: "picture"}  # the latents of the first folder are of the first picture
+    edited = SHEET.replace("y,2", "y,3")
+    before = Path(B).read_bytes()
+    make(study(edited))
+    assert study(edited).stale == {}
+    Path("backup").write_bytes(before)
+    os.utime("backup", (1e9, 1e9))
+    os.replace("backup", B)
+    assert study(edited).stale == {B: "settings"}
+
+
 @pytest.mark.usefixtures("made")
 def test_results_of_an_earlier_version_get_a_new_table_alone():
     for path in (A, B):

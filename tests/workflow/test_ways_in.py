@@ -91,7 +91,11 @@ def test_as_a_module_it_names_what_failed_beside_the_hooks_of_the_other_workflow
     (mine.folder / "Snakefile").write_text(HOOKS + text if place == "before" else text + HOOKS)
     (mine.folder / "logs").mkdir()
     (mine.folder / "logs/mine.log").write_text("of an earlier run")
-    printed = run(mine, SNAKEMAKE, "--cores", "2", cwd=mine.folder, fails=True)
+    display = ["--logger", "gpi"] if place == "after" else []
+    printed = run(mine, SNAKEMAKE, "--cores", "2", *display, cwd=mine.folder, fails=True)
+    if display:
+        assert "2 items to extract; and rule mine (1)" in printed
+        assert "rule latents_extract" not in printed
     assert "1 of 2 items failed (all in logs/failed.csv):\n  - row 3, p1: pictures/p1.png: the picture" in printed
     assert (mine.folder / "logs/failed.csv").read_text().count("\n") == 2
     assert "localrules" not in printed  # that these rules are not known by their new names

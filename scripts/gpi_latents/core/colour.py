@@ -102,8 +102,9 @@ def to_srgb(
     if picture.mode not in ("L", "I;16", "CMYK"):
         picture = picture.convert("L" if picture.mode == "1" else "RGB")
     if profile:
+        values = all_bits() if picture.mode == "RGB" else None
         try:
-            shown, name = _apply(picture, profile, all_bits)
+            shown, name = _apply(picture, profile, values)
             if name:
                 notes.append(f"colour profile {name!r} applied")
             return shown
@@ -127,8 +128,8 @@ def _plain(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _apply(picture: Image.Image, profile: bytes, all_bits: Callable[[], np.ndarray | None]) -> tuple[Image.Image, str]:
-    """A picture in sRGB, and the profile's name; no name if nothing had to be done."""
+def _apply(picture: Image.Image, profile: bytes, values: np.ndarray | None) -> tuple[Image.Image, str]:
+    """A picture, of which `values` are all bits, in sRGB, and the profile's name; no name if nothing had to be done."""
     space, name = _space_and_name(profile)
     if space == "GRAY" and picture.mode == "RGB":  # of a grey palette, or of 16 bits with transparency
         bands = picture.split()
@@ -141,7 +142,6 @@ def _apply(picture: Image.Image, profile: bytes, all_bits: Callable[[], np.ndarr
     transform = _transform(profile, picture.mode)
     if transform is None:
         return picture.convert("RGB"), ""
-    values = all_bits()
     return (transform.apply(picture) if values is None else _between(transform, values)), name
 
 

@@ -61,6 +61,7 @@ class Opened:
         picture: loaded, of any mode; not turned yet, unless Pillow did.
         kind: its format, size and mode, as text.
         path: None if the picture was open already.
+        sound: the file's bytes without what Pillow could not read; None if it could read all.
         orientation: how it is to be turned yet, 1 to 8 as EXIF counts; 1 is upright.
         bits: of one value in the file.
         is_signed: whether its whole numbers may be negative.
@@ -72,6 +73,7 @@ class Opened:
     picture: Image.Image
     kind: str
     path: str | Path | None
+    sound: bytes | None = None
     orientation: int = 1
     bits: int = 8
     is_signed: bool = False
@@ -103,7 +105,9 @@ def open_file(path: str | Path) -> Opened:
         except Exception:  # perhaps of texts alone, which Pillow reads too
             if (sound := _png_without_texts(path)) is None:
                 raise
-            return load(open_raster(io.BytesIO(sound)), path)
+            opened = load(open_raster(io.BytesIO(sound)), path)
+            opened.sound = sound
+            return opened
     except UnidentifiedImageError:
         _refuse_unknown(path)
     except Image.DecompressionBombError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 
@@ -98,7 +99,7 @@ def all_16_bits(opened: Opened) -> np.ndarray | None:
     if opened.bits != 16 or opened.picture.mode not in ("RGB", "RGBA") or opened.path is None:
         return None
     native = {"little": "B", "big": "L"}[sys.byteorder]
-    with open_raster(opened.path) as again:
+    with open_raster(io.BytesIO(opened.sound) if opened.sound else opened.path) as again:
         # In the other order of bytes, Pillow gives the lower 8.
         tiles = []
         for tile in again.tile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from types import ModuleType
@@ -31,7 +32,7 @@ def import_gpi_pack() -> ModuleType:
     if importlib.util.find_spec("gpi_pack") is None:
         raise DataError(f"gpi_pack is not installed: {INSTALL}")
     try:
-        return _imported() if _torchvision_loads() else _imported_with_stand_in()
+        return importlib.import_module("gpi_pack") if _torchvision_loads() else _imported_with_stand_in()
     except ImportError as error:
         raise DataError(f"gpi_pack cannot be imported ({first_line(error)}): {INSTALL}") from error
 
@@ -42,12 +43,6 @@ def _torchvision_loads() -> bool:
     except (ImportError, RuntimeError, OSError):  # missing, or built for another torch
         return False
     return torchvision.transforms is not None
-
-
-def _imported() -> ModuleType:
-    import gpi_pack
-
-    return gpi_pack
 
 
 def _imported_with_stand_in() -> ModuleType:
@@ -62,7 +57,7 @@ def _imported_with_stand_in() -> ModuleType:
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "torchvision"}
     sys.modules |= {"torchvision": stand_in, "torchvision.transforms": transforms}
     try:
-        return _imported()
+        return importlib.import_module("gpi_pack")
     finally:
         del sys.modules["torchvision"], sys.modules["torchvision.transforms"]
         sys.modules |= before

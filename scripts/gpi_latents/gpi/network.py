@@ -12,6 +12,7 @@ from gpi_latents.errors import DataError
 from gpi_latents.gpi.gpi_pack_import import import_gpi_pack
 
 DIVISIONS = 100  # tried, until treated and control rows are in both halves
+SAME_NAMES = ("batch_size", "conv_layers", "dropout", "step_size", "bn", "patience", "min_delta")  # TarNet's and ours
 
 
 def rows_of(groups: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -72,18 +73,12 @@ def train(
 
     network = Network(
         epochs=settings["nepoch"],
-        batch_size=settings["batch_size"],
         learning_rate=settings["lr"],
         architecture_y=list(settings["architecture_y"]),
         architecture_z=list(settings["architecture_z"]),
-        conv_layers=settings["conv_layers"],
-        dropout=settings["dropout"],
-        step_size=settings["step_size"],
-        bn=settings["bn"],
-        patience=settings["patience"],
-        min_delta=settings["min_delta"],
         verbose=False,
         random_state=seed,
+        **{name: settings[name] for name in SAME_NAMES},
     )
     network.fit(R, Y, T, C, valid_perc=settings["valid_perc"], plot_loss=False)
     return network

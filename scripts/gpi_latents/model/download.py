@@ -19,11 +19,11 @@ from gpi_latents.model.family import DESCRIBED, MODEL_PARTS, family_problem, rea
 SMALL_FILES = ["model_index.json", *(f"{part}/*{suffix}" for part in MODEL_PARTS for suffix in DESCRIBED)]
 
 
-def download(repository: str, revision: str | None, cache_dir: str | None, patterns: list[str]) -> Path:
+def download(repository: str, revision: str | None, cache_dir: str | None, patterns: list[str], name: str = "") -> Path:
     """Download those files of a Hugging Face repository that match a pattern and are not in the cache.
 
     Not by diffusers' `DiffusionPipeline.download`: it takes weights of other folders too, such as SDXL's `vae_1_0`, and
-    where one part has pickles alone, no safetensors of the others.
+    where one part has pickles alone, no safetensors of the others. Messages call it `name`.
 
     Returns:
         The snapshot in the cache, a folder named by the commit.
@@ -31,19 +31,15 @@ def download(repository: str, revision: str | None, cache_dir: str | None, patte
     Raises:
         ModelError: not found, or not reachable.
     """
-    with _hub_errors(repository, revision):
-        return _snapshot(repository, revision, cache_dir, patterns)
-
-
-def _snapshot(repository: str, revision: str | None, cache_dir: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     from gpi_latents.model.hub_client import LogLines, limit_waiting
 
-    limit_waiting()
-    print(f"{SEARCHING}{repository} in the cache and at the hub", file=sys.stderr, flush=True)
-    options = {"revision": revision, "cache_dir": cache_dir, "allow_patterns": patterns}
-    return Path(snapshot_download(repository, tqdm_class=LogLines, **options))
+    with _hub_errors(name or repository, revision):
+        limit_waiting()
+        print(f"{SEARCHING}{repository} in the cache and at the hub", file=sys.stderr, flush=True)
+        options = {"revision": revision, "cache_dir": cache_dir, "allow_patterns": patterns}
+        return Path(snapshot_download(repository, tqdm_class=LogLines, **options))
 
 
 def repository_files(repository: str, snapshot: Path, cache_dir: str | None) -> list[Path]:
@@ -59,7 +55,7 @@ def repository_files(repository: str, snapshot: Path, cache_dir: str | None) -> 
 
 
 @contextmanager
-def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
+def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
     """Turn the errors of Hugging Face's client into messages for the user."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -155,8 +151,7 @@ def convert_checkpoint(path: Path, checkpoint: str, cache_dir: str | None) -> Pa
         origin = fetch_diffusers_config(load_single_file_checkpoint(str(path)))["pretrained_model_name_or_path"]
     except Exception as error:  # safetensors raises its own kind for damaged files
         raise ModelError(f"The checkpoint {path} cannot be read ({first_line(error)}): get it again") from None
-    with _hub_errors(f"{origin}, whose configs the checkpoint {path} needs,"):
-        configs = _snapshot(origin, None, cache_dir, SMALL_FILES)
+    configs = download(origin, None, cache_dir, SMALL_FILES, f"{origin}, whose configs the checkpoint {path} needs,")
     if problem := family_problem(configs):
         raise ModelError(f"The checkpoint {path} is made after {origin}: {problem}")
     kind = getattr(diffusers, read_json(configs / "model_index.json")["_class_name"])

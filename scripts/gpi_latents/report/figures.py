@@ -8,7 +8,6 @@ import functools
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 
 from gpi_latents import paths
 from gpi_latents.errors import InputError
-from gpi_latents.files import read_text, write_whole
+from gpi_latents.files import read_text, state, write_whole
 from gpi_latents.plan import read_config
 from gpi_latents.recipe import canonical
 from gpi_latents.report import style, svg
@@ -156,18 +155,9 @@ def origin(results: Results, files: list[str]) -> str:
         code_digest(),
         canonical(results.config),
         results.index.to_csv(index=False),
-        canonical([*map(date, files)]),
+        canonical([*map(state, files)]),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def date(path: str) -> list[int] | None:
-    """When a file changed, in nanoseconds, and its size in bytes; None if it cannot be read."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_mtime_ns, status.st_size]
 
 
 def text(value: dict[str, Any]) -> str:

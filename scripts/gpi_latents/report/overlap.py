@@ -76,7 +76,7 @@ def overlap(results: Results) -> tuple[Figure, dict[str, Any]]:
         "interval": [low, high],
         "limits": LIMITS,
         "groups": [
-            _group_facts(name, items[known][member == number], _own(chance, number)[member == number])
+            _group_facts(name, items[known][member == number], (chance if number else 1 - chance)[member == number])
             for number, name in enumerate(found.names)
         ],
         "warn": meaning == "high",
@@ -212,11 +212,6 @@ def effective_size(chance: np.ndarray) -> float:
     """
     weights = 1 / chance
     return float(weights.sum() ** 2 / (weights**2).sum())
-
-
-def _own(chance: np.ndarray, number: int) -> np.ndarray:
-    """The propensities of group 0 or 1."""
-    return chance if number else 1 - chance
 
 
 def _group_facts(name: str, items: pd.DataFrame, chance: np.ndarray) -> dict[str, Any]:

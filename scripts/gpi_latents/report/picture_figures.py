@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,7 +37,13 @@ def contact_sheet(results: Results) -> tuple[Figure, dict[str, Any]]:
     unreadable: list[dict[str, Any]] = []
     boxes = {row: padding_box(log) for row, log in results.logs.items()}
     columns = [name for name in ("treatment", "outcome") if name in results.index]
-    for label, pair in _pairs(results, chosen(results), unreadable):
+    for row in chosen(results):
+        label = results.item_label(row)
+        try:
+            pair = results.pair(row)
+        except ItemError as error:
+            unreadable.append(label | {"reason": str(error)})
+            continue
         # Only small pictures are kept, so that memory does not grow with the size of the large ones.
         small = Pair(*(style.fitted(picture, min(CARD_SIDE, max(picture.size))) for picture in pair))
         box = boxes.get(label["row"])
@@ -191,15 +196,3 @@ def draw_reconstruction(still: list[dict[str, Any]], edited: list[dict[str, Any]
         axes.annotate(style.cut(one["id"], 24), (one["psnr"], one["ssim"]), place, arrowprops=line, **words)
     figure.legend(loc="outside upper left")
     return figure
-
-
-def _pairs(results: Results, rows: Iterable[int], unreadable: list[dict[str, Any]]) -> Iterator[tuple[dict, Pair]]:
-    """The labels and pictures of items; those that cannot be read are appended to `unreadable` instead."""
-    for row in rows:
-        label = results.item_label(row)
-        try:
-            pair = results.pair(row)
-        except ItemError as error:
-            unreadable.append(label | {"reason": str(error)})
-        else:
-            yield label, pair

@@ -5,6 +5,8 @@ Whether an item has company does not change its numbers: a batch that is not ful
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gpi_latents.errors import ItemError, UserError
+from gpi_latents.resident.progress import WAITING
 
 if TYPE_CHECKING:  # it imports torch, which is slow
     import torch
@@ -135,7 +138,13 @@ class Batches:
             if jobs:
                 self._make(model, jobs)
         except Exception as error:
+            if isinstance(error, torch.AcceleratorError):  # no program can go on with a GPU after most of these
+                print(f"ending: {model.device} has failed: {error}", file=sys.stderr, flush=True)
+                os._exit(1)  # another resident tries the items that are at work one by one
             if len(jobs) > 1 and not isinstance(error, UserError | torch.OutOfMemoryError):
+                error.__traceback__ = None  # which holds the batch's tensors
+                for job in jobs:
+                    job.goes_on(WAITING)
                 for job in jobs:  # one of them is to blame; the others get the same numbers without it
                     self._compute(model, [job])
             for job in jobs:

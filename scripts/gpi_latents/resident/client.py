@@ -18,6 +18,7 @@ import time
 PATIENCE = 120  # seconds without any sign of life after which the resident is given up
 PAUSE = 0.05  # seconds between two attempts to reach it
 ATTEMPTS = 2  # so that one crash of the resident costs an item nothing
+WORKING = "working on it"  # as joblog.WORKING
 MODEL = "results/model.json"
 LONGEST_SOCKET_PATH = 107  # bytes, Linux's limit
 LONGEST_NAME = 48  # bytes of these that the file's own name may take
@@ -51,8 +52,7 @@ def private_directory() -> str:
     node = os.uname().nodename.partition(".")[0][-16:]  # in case that TMPDIR is shared between nodes
     bases = [os.environ.get("TMPDIR"), "/tmp"]
     # Last, since it goes when the user logs out, and the run may go on.
-    own = os.environ.get("XDG_RUNTIME_DIR")
-    if own and os.path.isdir(own) and is_private(own):
+    if (own := os.environ.get("XDG_RUNTIME_DIR")) and os.path.isdir(own) and is_private(own):
         bases.append(own)
     places = [f"{base}/gpi-latents-{os.getuid()}-{node}" for base in bases if base]
     for path in [f"{place}{more}" for place in places for more in ("", "-1", "-2", "-3", "-4")]:
@@ -160,7 +160,7 @@ def ask(connection: _socket.socket, request: bytes) -> bool:
     """Send the request and log the answer; of its signs of life, only what is new.
 
     Returns:
-        Whether the item is done; False if the resident is about to end, and another has to be asked.
+        Whether the item is done; False if another resident has to be asked, since this one ended before its turn.
     """
     accepted, begun, received, state, reason = False, False, b"", "", ""
     try:
@@ -193,7 +193,7 @@ def ask(connection: _socket.socket, request: bytes) -> bool:
         connection.close()
     if begun:
         raise DiedAtWork("the resident model ended while it was processing this item (out of memory? killed?)")
-    if accepted:
+    if accepted and state != WORKING:
         raise ResidentDied("the resident model ended while it was loading, or at another item (out of memory? killed?)")
     return False
 

@@ -13,7 +13,7 @@ from typing import Any
 from gpi_latents import joblog
 from gpi_latents.digests import file_digest
 from gpi_latents.errors import ItemError, UserError
-from gpi_latents.files import write_whole
+from gpi_latents.files import state, write_whole
 from gpi_latents.model.source import locate, read_model
 from gpi_latents.origin import Origin
 from gpi_latents.recipe import model_digest, recipe_digest
@@ -92,7 +92,7 @@ class Engine:
 
         step("opening the picture")
         started = time.monotonic()
-        before = _state(request.image)
+        before = state(request.image)
         try:
             picture, handling = self.models[0].prepare(request.image, request.recipe)
         except ItemError as error:
@@ -136,14 +136,5 @@ def _is_of_machine(error: BaseException | None) -> bool:
 
 
 def _check_unchanged(image: str, before: tuple[int, int] | None) -> None:
-    if _state(image) != before:
+    if state(image) != before:
         raise ItemError("the picture was changed while it was read: run again")
-
-
-def _state(path: str) -> tuple[int, int] | None:
-    """Size and time of a file, None if there is none. (Inode numbers may change by themselves on network disks.)"""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns

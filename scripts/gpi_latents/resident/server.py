@@ -7,10 +7,10 @@ else has failed (501: a line of the message that goes before either), 503 ask ag
 
 It ends when it has had nothing to do for a while, when the Snakemakes that it works for have ended, when its working
 directory is moved or removed, and when an item has made no progress for too long: its thread cannot be ended, so it
-fails, those being made are finished, and the others are asked of the next resident. It holds the lock that its clients
-look at until its process has ended, and leaves no file behind.
+fails, those being made are finished, and the others are asked of the next resident; of a batch that hangs, each item is
+tried again there. It holds the lock that its clients look at until its process has ended, and leaves no file behind.
 
-An item that is tried again after a resident died is made alone, so that no other item ends it a second time.
+An item that is tried again after a resident ended is made alone, so that no other item ends it a second time.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ REQUEST_SECONDS = 30.0  # that a request may take to come
 SIGN_OF_LIFE_SECONDS = 2.0
 WATCH_SECONDS = 0.5
 ASK_AGAIN = b"503 ask again\n"
+LOADING = f"100 {joblog.LOADING}\n".encode()
+LOADED = f"100 {joblog.WORKING}\n".encode()
 BEGUN = b"103 begun\n"
 
 
@@ -76,7 +78,7 @@ class Resident:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.items: set[Progress] = set()
         self.turn = asyncio.Lock()  # to begin an item; who has to be alone keeps it to the end
-        self.at_work: set[asyncio.Future[joblog.Finished]] = set()
+        self.at_work: dict[asyncio.Future[joblog.Finished], Progress] = {}  # of killed clients too
         self.directory = os.stat(".").st_ino, os.getcwd()
 
     async def load(self) -> None:
@@ -157,11 +159,12 @@ class Resident:
                 if self.ended.done():
                     break
                 if not work.done() and not (problem := item.problem(SIGN_OF_LIFE_SECONDS)):
-                    state = joblog.WORKING if self.engine.done() else joblog.LOADING
-                    writer.write(f"100 {state}\n".encode())
+                    writer.write(LOADED if self.engine.done() else LOADING)
                     await writer.drain()
             if problem:
                 self.is_ending = True
+                if self.config["batch_size"] > 1 and not request.alone:
+                    return  # any item of its batch may be to blame: its client has each tried again alone
             writer.write(failure(f"{request.image}: {problem}", 422) if problem else self._answer_of(work, request))
             await writer.drain()
         finally:
@@ -172,17 +175,19 @@ class Resident:
 
     async def _work(self, request: Request, item: Progress, writer: asyncio.StreamWriter) -> joblog.Finished:
         engine = await asyncio.shield(self.engine)
+        if request.alone:
+            writer.write(LOADED)  # if the process ends before this item's turn, that is by another one
         async with self.turn:
             if request.alone and self.at_work:
                 await asyncio.wait(self.at_work)
             writer.write(BEGUN)
             work = asyncio.get_running_loop().run_in_executor(self.pool, engine.extract, request, item.step)
-            self.at_work.add(work)
-            work.add_done_callback(self.at_work.discard)
+            self.at_work[work] = item
+            work.add_done_callback(self.at_work.pop)
             if request.alone:
                 await asyncio.wait([work])
         try:
-            return await work
+            return await asyncio.shield(work)
         except Ending:
             await asyncio.shield(self.ended)  # only then there is another to ask
             raise
@@ -204,6 +209,8 @@ class Resident:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             self.runs = {pid: run for pid, run in self.runs.items() if _is_alive(run)}
+            for item in set(self.at_work.values()) - self.items:  # their clients were killed
+                self.is_ending |= bool(item.problem(WATCH_SECONDS))
             if reason := self._reason_to_end():
                 return print(f"ending: {reason}", flush=True)
 

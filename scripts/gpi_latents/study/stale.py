@@ -91,7 +91,7 @@ def table_difference(index: pd.DataFrame, plan: pd.DataFrame, failed: Iterable[M
         return "other columns"
     if list(index["id"]) != list(planned["id"]):
         return "other rows"
-    differ = [name for name in planned if list(index[name]) != list(map(str, planned[name]))]
+    differ = [name for name in planned if index[name].tolist() != list(map(str, planned[name].tolist()))]
     if not differ and list(index["recipe_sha256"]) != list(plan["recipe_sha256"]):
         return "other settings"
     return ", ".join(f"column {name}" for name in differ)
@@ -106,12 +106,12 @@ def _stale_latents(
     digests: Digests,
 ) -> dict[str, str]:
     """The latents that something else made than is planned; of their files, only those in doubt are read."""
-    known = _origins(index)
+    known = _origins(index, config)
     stacked = os.stat(paths.INDEX).st_mtime_ns if known else 0
     items = {paths.latent_path(config, item.id): item for item in plan.itertuples(index=False)}
     latents = existing_files(items)
     logs = existing_files(paths.item_log(items[path].id) for path in latents)
-    links: dict[Path, int] = {}
+    links: dict[str, int] = {}
     stale = {}
     for path, entry in latents.items():
         item = items[path]
@@ -119,7 +119,8 @@ def _stale_latents(
             stale[path] = "failed"
             continue
         made = entry.stat().st_mtime_ns
-        origin = known.get(item.id) if made <= stacked else None
+        # Of a file that was put there since then, as from a backup, the index table does not tell.
+        origin = known.get(item.id) if max(made, entry.stat().st_ctime_ns) <= stacked else None
         reason = _difference(origin, item, model_sha256) if origin else ""
         if origin is None or reason:
             origin = read_origin(path)  # of an item that was made after the index table
@@ -150,13 +151,19 @@ def _stale_checksums(latents: list[str], failed: set[str]) -> dict[str, str]:
     return stale
 
 
-def _origins(index: pd.DataFrame | None) -> dict[str, Origin]:
-    """What made the latents of an index table, by their ids; nothing if it is of an earlier version."""
+def _origins(index: pd.DataFrame | None, config: Mapping[str, Any]) -> dict[str, Origin]:
+    """What made the latents of an index table, by their ids.
+
+    Nothing if the table is of an earlier version, or of other files than those of the config.
+    """
     origin = _read(paths.PROVENANCE)
     if index is None or origin is None or not {*RESULT_COLUMNS, "id", "image"} <= {*index}:
         return {}
+    before = origin.get("config") or {}
+    if any(before.get(key) != config[key] for key in ("output_hidden_dir", "prefix_hidden")):
+        return {}
     model_sha256 = origin.get("model_sha256") or model_digest(origin.get("model") or {})
-    columns = (index[name] for name in ("id", "recipe_sha256", "image_sha256", "image"))
+    columns = (index[name].tolist() for name in ("id", "recipe_sha256", "image_sha256", "image"))
     return {
         item_id: Origin(recipe, image_sha256, model_sha256, image)
         for item_id, recipe, image_sha256, image in zip(*columns, strict=True)
@@ -172,14 +179,14 @@ def _difference(origin: Origin, item: Any, model_sha256: str) -> str:
     return ""
 
 
-def _changed_ns(path: str, links: dict[Path, int]) -> int:
+def _changed_ns(path: str, links: dict[str, int]) -> int:
     """When a picture, or a link on the way to it, was changed or put there, in nanoseconds; 0 if it is missing.
 
     A file that was moved or copied to its place may be dated earlier; the date of its entry on the disk is not.
     """
-    folder = Path(path).parent
+    folder = os.path.dirname(path)
     if folder not in links:
-        steps = [each for each in (folder, *folder.parents) if each.is_symlink()]
+        steps = [each for each in (Path(folder), *Path(folder).parents) if each.is_symlink()]
         links[folder] = max((os.lstat(each).st_ctime_ns for each in steps), default=0)
     try:
         found, link = os.stat(path), os.lstat(path)

@@ -17,7 +17,8 @@ from gpi_latents.study.study import Study
 
 IDS_SHOWN = 10  # of each reason
 # Keys of the config that decide all latents, and those that say where they are.
-DECIDING = ["model_id", "revision", "variant", "vae_id", "dtype", "image_size", "resize", "posterior", "scheduler"]
+DECIDING = ["model_id", "revision", "variant", "vae_id", "dtype", "image_size", "resize", "posterior"]
+DECIDING += ["scheduler", "batch_size"]
 PLACES = ["output_hidden_dir", "prefix_hidden", "output_image_dir", "save_name"]
 # Parts of Snakemake's reasons, and what they mean here; the first that is found counts.
 REASONS = {

@@ -41,6 +41,9 @@ def read_latent(path: str | Path) -> torch.Tensor:
             raise ValueError(f"it holds {latent.dtype} {tuple(latent.shape)}, not float32 (1, C, H, W)")
         if not zipfile.is_zipfile(path):
             raise ValueError("it has the format of torch before version 1.6")
+        with zipfile.ZipFile(path) as archive:  # torch.load looks at no checksum
+            if archive.testzip():
+                raise ValueError("its checksum is wrong")
     except FileNotFoundError:
         raise TensorError(f"{path} is missing: run snakemake without a target, which makes it again") from None
     except Exception as error:  # torch.load raises many kinds for damaged files

@@ -241,7 +241,6 @@ class Executor(RemoteExecutor):
             "started": status.start,
             "ended": status.end,
             "mem_mb": wish.mem_mb,
-            "cpus": wish.cpus,
             "attempt": info.aux["attempt"],
         }
         with ENDED.open("a", encoding="utf-8") as file:

@@ -69,8 +69,7 @@ class LogHandler(LogHandlerBase):
     Attributes:
         words: set by the workflow; `would_run(jobs)` is printed at the end of a dry run, where jobs are dicts of rule,
             wildcards and reason, and `nothing_to_do()` if there is nothing to do.
-        rules: set by the workflow: its rules, whose failures its own last words explain, as in `progress.STEPS`, and
-            their names in the running workflow, which may use it as a module.
+        progress: its `steps` are set by the workflow, whose own last words explain why these rules failed.
     """
 
     writes_to_stream = True
@@ -104,14 +103,6 @@ class LogHandler(LogHandlerBase):
         self.line, self.line_at = "", 0.0  # the last one of progress that was printed, and when
         self.ended = threading.Event()
         self.ticker = threading.Thread(target=self._tick, daemon=True)
-
-    @property
-    def rules(self) -> dict[str, str]:
-        return {step: name for name, step in self.progress.steps.items()}
-
-    @rules.setter
-    def rules(self, rules: dict[str, str]) -> None:
-        self.progress.steps = {name: step for step, name in rules.items()}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record. Whatever goes wrong here, the run goes on, and is shown as Snakemake shows it."""
