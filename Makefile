@@ -80,7 +80,8 @@ lock: .venv/dev
 
 # The package itself comes without its dependencies, so that the pins are those of the requirements.
 .venv/run: envs/requirements.txt pyproject.toml scripts/plugins/pyproject.toml
-	@echo 'Installing about 100 packages into .venv, 2 GB (with CUDA 6): some minutes, the second time seconds.'
+	@echo 'Installing about 100 packages into .venv: 6 GB on Linux, where torch of PyPI brings CUDA, else 2 GB.'
+	@echo 'It takes some minutes, the second time seconds.'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement envs/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable . --editable scripts/plugins

@@ -142,7 +142,11 @@ PLANS = [
     ("image size", config(image_size=64), ALL, True),
     ("posterior", config(posterior="mode"), ALL, True),
     ("scheduler", config(scheduler="PNDMScheduler"), EDITED, True),
-    ("device, idle time", config(device="cpu", resident_idle_seconds=5), [], False),
+    ("folder of latents", config(output_hidden_dir="results/other"), ALL, True),
+    ("names of latents", config(prefix_hidden="other"), ALL, True),
+    ("tensor's name", config(stacked="results/latents.npy"), [], True),
+    ("device, times", config(device="cpu", resident_idle_seconds=5, item_timeout=60), [], False),
+    ("what may draw noise, cache", config(allow_stochastic_scheduler=True, cache_dir="cache"), [], False),
     ("latent deleted", delete("results/hidden/hidden_a0.pt"), ["a0"], True),
     (
         "checksums, latent deleted",
@@ -196,7 +200,11 @@ def test_pictures_switched_on_deleted_and_switched_off(study):
     check(study, jobs(ALL))
     delete("results/images/gen_a0.png")(study)
     assert study.plan() == jobs(["a0"])
-    config()(study)
+    config(output_image_dir="results/images", save_name="other")(study)
+    assert study.plan() == jobs(ALL)
+    config(output_image_dir="results/others")(study)
+    assert study.plan() == jobs(ALL)
+    config(save_name="other")(study)
     assert study.plan() == set()
 
 
@@ -212,7 +220,8 @@ def test_another_model_or_other_weights_run_everything(study):
     # Weights that are not used, since there are safetensors of them.
     shutil.copy(file, file.with_suffix(".bin"))
     assert study.plan() == set()
-    assert study.plan("--config", "allow_pickle=true") == jobs(ALL, model=True)
+    for key in ("allow_pickle=true", "variant=fp16", "vae_id=model"):
+        assert study.plan("--config", key) == jobs(ALL, model=True)
     weights = safetensors.torch.load_file(file)
     weights["quant_conv.bias"] += 0.1
     safetensors.torch.save_file(weights, file, metadata={"format": "pt"})

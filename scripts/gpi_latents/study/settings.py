@@ -73,8 +73,9 @@ class Config(BaseModel):
     """Number format of the model. The latents are always saved as float32. A VAE that asks for it (`force_upcast`)
     stays in float32 when this is float16, and that of Stable Diffusion XL also when it is bfloat16."""
     batch_size: int = Field(1, ge=1, le=64)
-    """How many items go through the model together; each latent depends on this number, not on its company. On a GPU
-    with at least twice as many items in flight, more are faster; on a CPU, leave it at 1 (docs/models.md)."""
+    """How many items go through the model together; each latent depends on this number, not on the other items in its
+    batch. On a GPU with at least twice as many items in flight, more are faster; on a CPU, leave it at 1
+    (docs/models.md)."""
     image_size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = None
     """Size in pixels that pictures get before they are encoded, one number or [height, width]; null is the model's
     native size."""
