@@ -40,7 +40,7 @@ def plan_table(config: Mapping[str, Any], sheet: pd.DataFrame) -> tuple[pd.DataF
 
 
 def with_signature(function: Callable) -> Callable:
-    """Keep the parameters of a function: Snakemake asks for them at each call, and finding them takes longer than that."""
+    """Keep the parameters of a function: Snakemake asks for them at each call, which takes longer than the call."""
     overwrite_function_params(function, inspect.signature(function).parameters)
     return function
 
