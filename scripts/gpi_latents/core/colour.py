@@ -109,8 +109,9 @@ def to_srgb(
             return _plain(picture)
         if name:
             notes.append(f"colour profile {name!r} applied")
-        values = all_bits() if transform else None
-        return shown if values is None else _between(transform, values)
+        if transform is None or (values := all_bits()) is None:
+            return shown
+        return _between(transform, values)
     if picture.mode == "CMYK":
         notes.append(f"{DOUBTFUL}CMYK without a colour profile: its colours are an estimate")
     elif gamma and abs(gamma - SRGB_GAMMA) > 0.01:
