@@ -300,6 +300,7 @@ R, Y, T = draw(60)
         ({"seeds": [1, 1]}, "or different whole numbers"),
         ({"learning_rate": 1}, "estimate knows no setting 'learning_rate'. Its settings: K, architecture_z"),
         ({"cluster": T}, "estimate takes no setting 'cluster': give clusters=..."),
+        ({"clusters": [*"abcde" * 11, *"abcd", np.nan]}, "clusters has 1 missing values, the first in row 59"),
         ({"K": 1}, "K, the number of folds, must be 2 or more, not 1"),
         ({"trim": [2, 3]}, "trim must be two numbers from 0 to 1"),
         (

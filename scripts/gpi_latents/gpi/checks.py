@@ -50,7 +50,9 @@ def checked(R: Any, Y: Any, T: Any, C: Any, clusters: Any, settings: dict[str, A
     """
     R, outcomes, treatment = _latents(R, settings), _outcomes(Y), _floats(T, "T").ravel()
     covariates = None if C is None else _floats(C, "C")
-    labels = np.arange(len(R)) if clusters is None else np.asarray(clusters)
+    # As objects, since numpy makes the text 'nan' of what is missing in a list of texts.
+    given = np.asarray(clusters, None if hasattr(clusters, "dtype") else object)
+    labels = np.arange(len(R)) if clusters is None else given
     for name, values in {"T": treatment, "C": covariates, "clusters": labels, **outcomes}.items():
         if values is not None and len(values) != len(R):
             raise DataError(f"R has {len(R)} rows, but {name} has {len(values)}: give the same rows of each")
