@@ -36,6 +36,7 @@ rule plan:
         in_flight=1,
         mem_mb=16000,
         runtime=60,
+        device=STUDY.config["device"],
     params:
         command=command("cost.py"),
         in_flight=lambda wildcards, threads: (STUDY.config["resident"] and IN_FLIGHT) or threads,
