@@ -5,6 +5,7 @@ Snakemake's own executor `slurm` starts a Snakemake for every item of a group, o
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -144,8 +145,11 @@ class Executor(RemoteExecutor):
             return str(error)
         if answer.returncode:
             return answer.stderr.strip()
-        number = answer.stdout.strip().partition(";")[0]  # on a federation, the cluster's name follows
-        info.external_jobid = number
+        # Below what a site may print first; on a federation, the cluster's name follows.
+        numbers = re.findall(r"^(\d+)(?:;.*)?\s*$", answer.stdout, re.MULTILINE)
+        if not numbers:
+            return f"sbatch named no job. The end of what it said: {(answer.stdout + answer.stderr).strip()[-300:]}"
+        info.external_jobid = number = numbers[-1]
         info.aux |= {"submitted": time.time(), "status": states.Status(states.WAITING)}
         self.jobs[number] = info
         return ""
