@@ -100,9 +100,12 @@ class Executor(RemoteExecutor):
             wish = replace(wish, minutes=wish.minutes + self.executor_settings.startup_minutes)
         return replace(wish, cpus=nodes.cores(wish, self.nodes))
 
+    def get_python_executable(self) -> str:
+        return shlex.quote(super().get_python_executable())  # the folder's name may have a space
+
     def get_job_args(self, job: Any) -> str:
         """The options of the Snakemake that runs in the job, and would get neither of these two by itself."""
-        in_flight = job.resources.get("in_flight")
+        in_flight = job.resources.get("in_flight") if job.is_group() else None  # `plan` has one, and no limit
         return f"{super().get_job_args(job)} --keep-going" + (
             f" --resources in_flight={in_flight}" if in_flight else ""
         )
