@@ -69,7 +69,7 @@ class Executor(RemoteExecutor):
                     raise WorkflowError(f"Slurm can never run {wish.rule}, which {problem}")
         for path in (LOGS, ENDED.parent):
             path.mkdir(parents=True, exist_ok=True)
-        ENDED.write_text("")
+        ENDED.unlink(missing_ok=True)
         if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
             signal.signal(signal.SIGHUP, signal.default_int_handler)  # a closed terminal is as Ctrl-C
 
@@ -250,8 +250,12 @@ class Executor(RemoteExecutor):
             "mem_mb": wish.mem_mb,
             "attempt": info.aux["attempt"],
         }
-        with ENDED.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        try:  # not through a link, nor into a pipe, that others put into a shared folder
+            descriptor = os.open(ENDED, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+            with open(descriptor, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            self.logger.warning(f"What Slurm job {info.external_jobid} used will not be told: {error}")
         return True
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
