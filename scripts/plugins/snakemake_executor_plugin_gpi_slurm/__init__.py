@@ -123,6 +123,8 @@ class Executor(RemoteExecutor):
         command = [*sbatch(wish), *([f"--account={account}"] if account else []), *shlex.split(wish.extra)]
         script = f"#!/bin/sh\n{self.format_job_exec(job)}\n"
         while problem := self.slurm.submit(self._sbatch, info, command, script).result():
+            if self.is_ending:
+                return False
             if "nable to contact" not in problem:  # after a timeout, the job may be there
                 words = pending.explain(problem, wish.rule)[1]
                 self.fail(info, f"Slurm did not accept the job: {shlex.join(command)}\n{problem}\n{words}")
@@ -194,8 +196,9 @@ class Executor(RemoteExecutor):
         if never and "," in status.partition:  # the reason is that of any of them
             never, words = False, f"one of its partitions {status.partition} cannot take it: {words}"
         if never:
-            self.slurm.submit(self._cancel, [info.external_jobid]).result()
-            self.fail(info, f"Slurm job {info.external_jobid} would wait for ever, and was cancelled: {words}")
+            is_cancelled = self.slurm.submit(self._cancel, [info.external_jobid]).result()
+            end = ", and was cancelled" if is_cancelled else ""
+            self.fail(info, f"Slurm job {info.external_jobid} would wait for ever{end}: {words}")
             return False
         meaning = words.partition(" (")[0]  # which Slurm has several words for
         if words and meaning not in self.told:
@@ -263,19 +266,23 @@ class Executor(RemoteExecutor):
         self.is_ending = True
         self.slurm.submit(lambda: self._cancel(list(self.jobs))).result()
 
-    def _cancel(self, numbers: list[str]) -> None:
+    def _cancel(self, numbers: list[str]) -> bool:
+        """Cancel jobs; returns whether Slurm did. Where it did not, the end of the run tries again."""
         if not numbers:
-            return
+            return True
+        is_cancelled = True
         try:
             subprocess.run(["scancel", *numbers], capture_output=True, timeout=60, start_new_session=True, check=True)
         except (OSError, subprocess.SubprocessError):
             self.logger.error(f"Slurm did not cancel the jobs. Do it by: scancel {' '.join(numbers)}")
-        for number in numbers:
+            is_cancelled = False
+        for number in numbers if is_cancelled or self.is_ending else []:
             if info := self.jobs.get(number):
                 was_waiting = info.aux["status"].state == states.WAITING
                 start = None if was_waiting else info.aux["status"].start
                 info.aux["status"] = replace(info.aux["status"], state="CANCELLED", start=start, end=int(time.time()))
                 self.record(info)
+        return is_cancelled
 
     def shutdown(self) -> None:
         """End, after an error in Snakemake too, which cancels nothing by itself."""
