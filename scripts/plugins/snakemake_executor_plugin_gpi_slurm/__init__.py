@@ -227,9 +227,11 @@ class Executor(RemoteExecutor):
         return self.submit(info)
 
     def fail_ended(self, info: SubmittedJobInfo) -> bool:
-        number, state = info.external_jobid, info.aux["status"].state
+        number, state, job, wish = info.external_jobid, info.aux["status"].state, info.aux["job"], info.aux["wish"]
         log = (LOGS / f"{number}.log").absolute()
-        self.fail(info, f"Slurm job {number} ended, {state}: {states.FAILED[state]}. Its log: {log}")
+        minutes = next(iter(members(job))).resources.get("runtime", 0)  # of the rule; the wish's are all rounds'
+        advice = states.advice(state, wish.rule, wish.mem_mb, minutes, has_items=bool(item_ids(job)))
+        self.fail(info, f"Slurm job {number} ended, {state}: {advice}. Its log: {log}")
         return False
 
     def fail(self, info: SubmittedJobInfo, text: str) -> None:
@@ -244,7 +246,7 @@ class Executor(RemoteExecutor):
         line = {
             "job": info.external_jobid,
             "name": wish.rule,
-            "items": [item.wildcards.id for item in members(info.aux["job"]) if hasattr(item.wildcards, "id")],
+            "items": item_ids(info.aux["job"]),
             "state": status.state,
             "node": status.node,
             "submitted": info.aux["submitted"],
@@ -293,6 +295,10 @@ class Executor(RemoteExecutor):
 def members(job: Any) -> list[Any]:
     """The jobs of a group; a job by itself is the only one."""
     return list(job.jobs) if job.is_group() else [job]
+
+
+def item_ids(job: Any) -> list[str]:
+    return [member.wildcards.id for member in members(job) if hasattr(member.wildcards, "id")]
 
 
 def unfinished(job: Any) -> Any | None:
