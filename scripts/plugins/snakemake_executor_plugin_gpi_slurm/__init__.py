@@ -313,11 +313,14 @@ def unfinished(job: Any) -> Any | None:
 
 def sbatch(wish: nodes.Wish) -> list[str]:
     """The command that submits a job, whose script it reads from its input."""
+    by_user = nodes.set_by_user(wish.extra)  # sbatch refuses some flags together, as --mem and --mem-per-cpu
     command = ["sbatch", "--parsable", "--no-requeue", "--nodes=1", "--ntasks=1", f"--job-name={wish.rule}"]
-    command += [f"--output={LOGS}/%j.log", f"--cpus-per-task={wish.cpus}"]
-    if wish.gpu:
+    command.append(f"--output={LOGS}/%j.log")
+    if "cpus" not in by_user:
+        command.append(f"--cpus-per-task={wish.cpus}")
+    if wish.gpu and "gpus" not in by_user:
         command.append(f"--gres=gpu:{wish.gpu_model}:1" if wish.gpu_model else "--gres=gpu:1")
-    if wish.mem_mb:
+    if wish.mem_mb and "mem_mb" not in by_user:
         command.append(f"--mem={wish.mem_mb}M")
     if wish.minutes:
         command.append(f"--time={wish.minutes}")
