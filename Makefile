@@ -82,7 +82,7 @@ lock: .venv/dev
 .venv/run: envs/requirements.txt pyproject.toml scripts/plugins/pyproject.toml
 	@echo 'Installing about 100 packages into .venv: 6 GB on Linux, where torch of PyPI brings CUDA, else 2 GB.'
 	@echo 'It takes some minutes, the second time seconds.'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement envs/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable . --editable scripts/plugins
 	touch .venv/run

@@ -12,6 +12,8 @@ from gpi_latents.core.diffusion import restored_settings
 from gpi_latents.cost import PER_ITEM, PER_REPORT, PER_RUN, Measured, chosen, cost, forecast, passes, shortened
 from gpi_latents.errors import InputError
 from gpi_latents.paths import PLANS
+from gpi_latents.plan import item_lines, write_plan
+from gpi_latents.recipe import canonical
 from gpi_latents.study.settings import load_config
 from helpers.study import Study
 
@@ -87,6 +89,34 @@ def test_times_are_reckoned_from_the_passes_of_all_items():
     busy = replace(MEASURED, passes=[2, 4, 6], seconds=[1.2, 1.0, 0.8])
     assert "10 s for the items (1 s each)" in forecast(config, 10, [6] * 10, busy)
     assert "There is too little room" in forecast(config, 10**9, [0] * 10**3, MEASURED)
+
+
+@pytest.mark.parametrize("lost", ["latent", "picture"])
+def test_an_item_whose_latent_or_picture_is_missing_is_to_be_made(tmp_path, monkeypatch, lost):
+    study = Study(tmp_path)
+    study.pictures(3)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gpi_latents.cost.stale_results", lambda *_: {})
+    monkeypatch.setattr("gpi_latents.cost.measure", lambda config, items, *_: replace(MEASURED, ids=[*items["id"]]))
+    config = load_config({"model_id": "demo"})
+    table = pd.DataFrame({"sheet_row": [2, 3], "id": ["a", "b"], "image": ["pictures/p0.png", "pictures/p1.png"]})
+    plan = Path(write_plan(config, table, item_lines(table["image"], [canonical(recipe(0.5))] * 2)))
+    files = {"latent": "results/hidden/hidden_{}.pt", "picture": "results/images/gen_{}.png"}
+    for item_id in table["id"]:
+        for file in files.values():
+            Path(file.format(item_id)).parent.mkdir(parents=True, exist_ok=True)
+            Path(file.format(item_id)).touch()
+    assert cost(plan, 2, 2) == "All 2 latents are made: a run has nothing to extract."
+    Path(files[lost].format("b")).unlink()
+    assert "1 of 2 items are to be made, 2 at a time on cpu (timed: b)" in cost(plan, 2, 2)
+
+
+def test_plan_asks_a_cluster_for_a_gpu_as_the_items_do(tmp_path):
+    study = Study(tmp_path)
+    study.config(device="cpu")
+    study.pictures(1)
+    text = study.run("plan", "--dry-run", "--workflow-profile", "none").output  # Snakemake's own words
+    assert "device=cpu" in text.partition("rule plan:")[2]
 
 
 @pytest.mark.long

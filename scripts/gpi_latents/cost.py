@@ -83,13 +83,19 @@ def cost(plan: Path, workers: int, in_flight: int) -> str:
     config, table = read_config(plan), read_plan(plan)
     table["recipe"] = [json.loads(line)["recipe"] for line in read_item_lines(plan)]
     table["passes"] = list(map(passes, table["recipe"]))
-    latents = [paths.latent_path(config, item_id) for item_id in table["id"]]
-    to_make = missing_files(latents) | stale_results(config, table.drop(columns=["recipe", "passes"]), set()).keys()
-    items = table[[path in to_make for path in latents]]
+    results = [_results(config, item_id) for item_id in table["id"]]
+    to_make = missing_files(file for files in results for file in files)
+    to_make |= stale_results(config, table.drop(columns=["recipe", "passes"]), set()).keys()
+    items = table[[not to_make.isdisjoint(files) for files in results]]
     if items.empty:
         return f"All {len(table)} latents are made: a run has nothing to extract."
     measured = measure(config, chosen(items), workers, min(in_flight, len(items)))
     return forecast(config, len(table), items["passes"].tolist(), measured)
+
+
+def _results(config: Mapping[str, Any], item_id: str) -> list[str]:
+    """The files that an item's job makes: its latent, and its decoded picture if there are any."""
+    return [path for of in (paths.latent_path, paths.picture_path) if (path := of(config, item_id))]
 
 
 def passes(recipe: Mapping[str, Any]) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from gpi_latents import paths
 from gpi_latents.errors import TensorError
-from gpi_latents.files import write_whole
+from gpi_latents.plan import read_config, read_plan
 from gpi_latents.tensors.tensor_file import open_latents
 
 
@@ -56,7 +58,9 @@ def _old_reports(config: Mapping[str, Any], figures: Collection[str]) -> list[st
     return sorted(map(str, old)) + [path for path in reports if os.path.exists(path)]
 
 
-def write_orphans(config: Mapping[str, Any], ids: Collection[str], figures: Collection[str], log: str) -> None:
-    """Write the `orphans` into a file, one per line."""
-    lines = [f"{path}\n" for path in orphans(config, ids, figures)]
-    write_whole(log, "".join(lines).encode(errors="backslashreplace"))
+def listed_orphans(plan: Path) -> str:
+    """The `orphans` of a plan's study, one per line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the names of files may hold any bytes
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    config, table = read_config(plan), read_plan(plan)
+    return "\n".join(orphans(config, table["id"], paths.figures(config, table)))

@@ -1,8 +1,6 @@
 """Targets that make no results: `check` opens every picture, `plan` times three items, `orphans` lists files that belong
 to nothing any more."""
 
-from gpi_latents.orphans import write_orphans
-
 
 rule check:
     log:
@@ -36,6 +34,7 @@ rule plan:
         in_flight=1,
         mem_mb=16000,
         runtime=60,
+        device=STUDY.config["device"],
     params:
         command=command("cost.py"),
         in_flight=lambda wildcards, threads: (STUDY.config["resident"] and IN_FLIGHT) or threads,
@@ -46,5 +45,9 @@ rule plan:
 rule orphans:
     log:
         "logs/orphans.txt",
-    run:
-        write_orphans(STUDY.config, STUDY.items, STUDY.figures, log[0])
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        command=command("orphans.py"),
+    shell:
+        "{params.command} > {log:q} 2>&1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 
 import pyte
@@ -14,7 +15,7 @@ from gpi_latents.closing import RULES
 from snakemake.logging import DefaultFormatter
 from snakemake.settings.types import OutputSettings, Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
-from snakemake_logger_plugin_gpi.progress import STEPS
+from snakemake_logger_plugin_gpi.progress import STEPS, _last_line
 
 WIDTH = 100
 
@@ -369,6 +370,15 @@ def test_verbose_shows_all_as_snakemake_does(monkeypatch):
     text = "\n".join(run.terminal.lines())
     for part in ("Building DAG", "Job stats", "rule extract:", "RuleException", "Error in rule extract"):
         assert part in text
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("planted", ["link", "pipe"])
+def test_what_others_put_in_place_of_a_log_is_not_read_and_hangs_nothing(planted):
+    write_log(2, joblog.LOADING)
+    os.symlink("extract2.log", "extract1.log") if planted == "link" else os.mkfifo("extract1.log")
+    assert _last_line("extract1.log") is None
+    assert _last_line("extract2.log") == joblog.LOADING
 
 
 def test_a_fault_of_the_display_costs_only_the_display(monkeypatch):

@@ -63,6 +63,20 @@ def test_the_workflow_runs_as_a_module_of_another_among_a_users_own_files(mine):
     assert "up to date" in printed
 
 
+def test_orphans_are_listed_by_a_python_in_a_folder_with_a_space(study, tmp_path):
+    study.pictures(1)
+    for name in ("p0", "p7", "ä \udcff"):
+        path = study.folder / f"results/hidden/hidden_{name}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "my clone").symlink_to(Path(sys.executable).parent.parent)
+    python = tmp_path / "my clone/bin/python"
+    printed = run(study, python, *study.command("orphans")[1:], cwd=study.folder)
+    assert "2 files belong to nothing" in printed
+    found = (study.folder / "logs/orphans.txt").read_text(encoding="utf-8")
+    assert found == "results/hidden/hidden_p7.pt\nresults/hidden/hidden_ä \\udcff.pt\n"
+
+
 TWICE = f"""
 module others:
     snakefile: "{ROOT}/Snakefile"

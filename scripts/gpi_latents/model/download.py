@@ -120,7 +120,7 @@ def cached_snapshot(repository: str, commit: str, cache_dir: str | None, files: 
     except LocalEntryNotFoundError:
         raise ModelError(
             f"The model {repository} (commit {commit}) is not in the cache of this machine: "
-            "run `snakemake --cores 1 --forcerun model model` where there is internet, with a cache_dir that all "
+            "run `snakemake model --cores 1 --forcerun model` where there is internet, with a cache_dir that all "
             "machines share"
         ) from None
 

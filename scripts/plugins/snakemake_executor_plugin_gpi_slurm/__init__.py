@@ -5,6 +5,7 @@ Snakemake's own executor `slurm` starts a Snakemake for every item of a group, o
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -68,7 +69,7 @@ class Executor(RemoteExecutor):
                     raise WorkflowError(f"Slurm can never run {wish.rule}, which {problem}")
         for path in (LOGS, ENDED.parent):
             path.mkdir(parents=True, exist_ok=True)
-        ENDED.write_text("")
+        ENDED.unlink(missing_ok=True)
         if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
             signal.signal(signal.SIGHUP, signal.default_int_handler)  # a closed terminal is as Ctrl-C
 
@@ -99,9 +100,12 @@ class Executor(RemoteExecutor):
             wish = replace(wish, minutes=wish.minutes + self.executor_settings.startup_minutes)
         return replace(wish, cpus=nodes.cores(wish, self.nodes))
 
+    def get_python_executable(self) -> str:
+        return shlex.quote(super().get_python_executable())  # the folder's name may have a space
+
     def get_job_args(self, job: Any) -> str:
         """The options of the Snakemake that runs in the job, and would get neither of these two by itself."""
-        in_flight = job.resources.get("in_flight")
+        in_flight = job.resources.get("in_flight") if job.is_group() else None  # `plan` has one, and no limit
         return f"{super().get_job_args(job)} --keep-going" + (
             f" --resources in_flight={in_flight}" if in_flight else ""
         )
@@ -119,6 +123,8 @@ class Executor(RemoteExecutor):
         command = [*sbatch(wish), *([f"--account={account}"] if account else []), *shlex.split(wish.extra)]
         script = f"#!/bin/sh\n{self.format_job_exec(job)}\n"
         while problem := self.slurm.submit(self._sbatch, info, command, script).result():
+            if self.is_ending:
+                return False
             if "nable to contact" not in problem:  # after a timeout, the job may be there
                 words = pending.explain(problem, wish.rule)[1]
                 self.fail(info, f"Slurm did not accept the job: {shlex.join(command)}\n{problem}\n{words}")
@@ -144,8 +150,11 @@ class Executor(RemoteExecutor):
             return str(error)
         if answer.returncode:
             return answer.stderr.strip()
-        number = answer.stdout.strip().partition(";")[0]  # on a federation, the cluster's name follows
-        info.external_jobid = number
+        # Below what a site may print first; on a federation, the cluster's name follows.
+        numbers = re.findall(r"^(\d+)(?:;.*)?\s*$", answer.stdout, re.MULTILINE)
+        if not numbers:
+            return f"sbatch named no job. The end of what it said: {(answer.stdout + answer.stderr).strip()[-300:]}"
+        info.external_jobid = number = numbers[-1]
         info.aux |= {"submitted": time.time(), "status": states.Status(states.WAITING)}
         self.jobs[number] = info
         return ""
@@ -187,8 +196,9 @@ class Executor(RemoteExecutor):
         if never and "," in status.partition:  # the reason is that of any of them
             never, words = False, f"one of its partitions {status.partition} cannot take it: {words}"
         if never:
-            self.slurm.submit(self._cancel, [info.external_jobid]).result()
-            self.fail(info, f"Slurm job {info.external_jobid} would wait for ever, and was cancelled: {words}")
+            is_cancelled = self.slurm.submit(self._cancel, [info.external_jobid]).result()
+            end = ", and was cancelled" if is_cancelled else ""
+            self.fail(info, f"Slurm job {info.external_jobid} would wait for ever{end}: {words}")
             return False
         meaning = words.partition(" (")[0]  # which Slurm has several words for
         if words and meaning not in self.told:
@@ -217,9 +227,11 @@ class Executor(RemoteExecutor):
         return self.submit(info)
 
     def fail_ended(self, info: SubmittedJobInfo) -> bool:
-        number, state = info.external_jobid, info.aux["status"].state
+        number, state, job, wish = info.external_jobid, info.aux["status"].state, info.aux["job"], info.aux["wish"]
         log = (LOGS / f"{number}.log").absolute()
-        self.fail(info, f"Slurm job {number} ended, {state}: {states.FAILED[state]}. Its log: {log}")
+        minutes = next(iter(members(job))).resources.get("runtime", 0)  # of the rule; the wish's are all rounds'
+        advice = states.advice(state, wish.rule, wish.mem_mb, minutes, has_items=bool(item_ids(job)))
+        self.fail(info, f"Slurm job {number} ended, {state}: {advice}. Its log: {log}")
         return False
 
     def fail(self, info: SubmittedJobInfo, text: str) -> None:
@@ -234,7 +246,7 @@ class Executor(RemoteExecutor):
         line = {
             "job": info.external_jobid,
             "name": wish.rule,
-            "items": [item.wildcards.id for item in members(info.aux["job"]) if hasattr(item.wildcards, "id")],
+            "items": item_ids(info.aux["job"]),
             "state": status.state,
             "node": status.node,
             "submitted": info.aux["submitted"],
@@ -243,8 +255,12 @@ class Executor(RemoteExecutor):
             "mem_mb": wish.mem_mb,
             "attempt": info.aux["attempt"],
         }
-        with ENDED.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        try:  # not through a link, nor into a pipe, that others put into a shared folder
+            descriptor = os.open(ENDED, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+            with open(descriptor, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            self.logger.warning(f"What Slurm job {info.external_jobid} used will not be told: {error}")
         return True
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
@@ -252,19 +268,23 @@ class Executor(RemoteExecutor):
         self.is_ending = True
         self.slurm.submit(lambda: self._cancel(list(self.jobs))).result()
 
-    def _cancel(self, numbers: list[str]) -> None:
+    def _cancel(self, numbers: list[str]) -> bool:
+        """Cancel jobs; returns whether Slurm did. Where it did not, the end of the run tries again."""
         if not numbers:
-            return
+            return True
+        is_cancelled = True
         try:
             subprocess.run(["scancel", *numbers], capture_output=True, timeout=60, start_new_session=True, check=True)
         except (OSError, subprocess.SubprocessError):
             self.logger.error(f"Slurm did not cancel the jobs. Do it by: scancel {' '.join(numbers)}")
-        for number in numbers:
+            is_cancelled = False
+        for number in numbers if is_cancelled or self.is_ending else []:
             if info := self.jobs.get(number):
                 was_waiting = info.aux["status"].state == states.WAITING
                 start = None if was_waiting else info.aux["status"].start
                 info.aux["status"] = replace(info.aux["status"], state="CANCELLED", start=start, end=int(time.time()))
                 self.record(info)
+        return is_cancelled
 
     def shutdown(self) -> None:
         """End, after an error in Snakemake too, which cancels nothing by itself."""
@@ -275,6 +295,10 @@ class Executor(RemoteExecutor):
 def members(job: Any) -> list[Any]:
     """The jobs of a group; a job by itself is the only one."""
     return list(job.jobs) if job.is_group() else [job]
+
+
+def item_ids(job: Any) -> list[str]:
+    return [member.wildcards.id for member in members(job) if hasattr(member.wildcards, "id")]
 
 
 def unfinished(job: Any) -> Any | None:
@@ -289,11 +313,14 @@ def unfinished(job: Any) -> Any | None:
 
 def sbatch(wish: nodes.Wish) -> list[str]:
     """The command that submits a job, whose script it reads from its input."""
+    by_user = nodes.set_by_user(wish.extra)  # sbatch refuses some flags together, as --mem and --mem-per-cpu
     command = ["sbatch", "--parsable", "--no-requeue", "--nodes=1", "--ntasks=1", f"--job-name={wish.rule}"]
-    command += [f"--output={LOGS}/%j.log", f"--cpus-per-task={wish.cpus}"]
-    if wish.gpu:
+    command.append(f"--output={LOGS}/%j.log")
+    if "cpus" not in by_user:
+        command.append(f"--cpus-per-task={wish.cpus}")
+    if wish.gpu and "gpus" not in by_user:
         command.append(f"--gres=gpu:{wish.gpu_model}:1" if wish.gpu_model else "--gres=gpu:1")
-    if wish.mem_mb:
+    if wish.mem_mb and "mem_mb" not in by_user:
         command.append(f"--mem={wish.mem_mb}M")
     if wish.minutes:
         command.append(f"--time={wish.minutes}")

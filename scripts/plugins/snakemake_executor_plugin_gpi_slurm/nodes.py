@@ -77,7 +77,7 @@ def problem(wish: Wish, nodes: list[Node]) -> str:
     Raises:
         ValueError: `extra` has an unbalanced quote.
     """
-    by_user = _set_by_user(wish.extra)
+    by_user = set_by_user(wish.extra)
     if "clusters" in by_user:  # squeue would not find the job
         return "asks for another cluster in slurm_extra: leave it out there, and run  export SLURM_CLUSTERS=...  before"
     if not nodes or "partition" in by_user:
@@ -108,7 +108,7 @@ def cores(wish: Wish, nodes: list[Node]) -> int:
     places = [node for node in _in_partition(wish, nodes) if node.mem_mb >= wish.mem_mb]
     places = [node for node in places if not wish.gpu or _gpus(wish, node)]
     places = [node for node in places if node.is_up] or places
-    if not places or "partition" in _set_by_user(wish.extra):
+    if not places or "partition" in set_by_user(wish.extra):
         return wish.cpus
     return min(wish.cpus, max(max(1, node.cpus // (_gpus(wish, node) if wish.gpu else 1)) for node in places))
 
@@ -138,7 +138,8 @@ def _mend(wish: Wish, quantity: str, most: float) -> str:
     return f"--set-resources {wish.rule}:runtime={most}"
 
 
-def _set_by_user(extra: str) -> set[str]:
+def set_by_user(extra: str) -> set[str]:
+    """What of `FLAGS` the user's own flags of sbatch decide."""
     flags = {re.sub("=.*", "", word) if word.startswith("--") else word[:2] for word in shlex.split(extra)}
     return {what for what, names in FLAGS.items() if flags & set(names)}
 

@@ -15,16 +15,21 @@ FAILED = {
     "BOOT_FAIL": "a node did not start; run again",
     "CANCELLED": "it was cancelled; run again for what is missing",
     "DEADLINE": "it could not end before its deadline",
-    "FAILED": "at least one of its items failed",
+    "FAILED": "its command failed",
     "LAUNCH_FAILED": "it could not be started; run again for what is missing",
     "NODE_FAIL": "its node failed; run again for what is missing",
-    "OUT_OF_MEMORY": "it needed more memory: raise mem_mb (--set-resources extract:mem_mb=32000) and run again",
+    "OUT_OF_MEMORY": "it needed more memory: raise mem_mb (--set-resources {rule}:mem_mb={mem_mb}) and run again",
     "PREEMPTED": "a job of higher priority took its place; run again for what is missing",
     "RECONFIG_FAIL": "its node failed; run again for what is missing",
     "REVOKED": "another cluster took it",
     "TIMEOUT": "it reached its time limit: run again for what is missing, with a longer runtime "
-    "(--set-resources extract:runtime=2) or smaller groups (--group-components extract=25)",
+    "(--set-resources {rule}:runtime={minutes})",
     UNKNOWN: "run again for what is missing",
+}
+# Of a job that has items.
+OF_ITEMS = {
+    "FAILED": "at least one of its items failed",
+    "TIMEOUT": f"{FAILED['TIMEOUT']} or smaller groups (--group-components extract=25)",
 }
 # Of these the cluster is the reason, not the job.
 PASSING = {"BOOT_FAIL", "LAUNCH_FAILED", "NODE_FAIL", "PREEMPTED", "RECONFIG_FAIL"}
@@ -47,6 +52,20 @@ class Status:
     start: int | None = None
     end: int | None = None
     partition: str = ""
+
+
+def advice(state: str, rule: str, mem_mb: int, minutes: int, has_items: bool) -> str:
+    """Why a job has ended, and what to do.
+
+    Args:
+        state: one of `FAILED`.
+        rule: whose job it is.
+        mem_mb: what the rule asked for; 0 if nothing.
+        minutes: likewise.
+        has_items: whether it is a job of items.
+    """
+    text = (FAILED | OF_ITEMS if has_items else FAILED)[state]
+    return text.format(rule=rule, mem_mb=2 * mem_mb or 32000, minutes=2 * minutes or 120)
 
 
 def environment() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -195,9 +196,9 @@ def _duration(seconds: float) -> str:
 
 
 def _last_line(path: str) -> str | None:
-    """The last line of a log; None if there is no log."""
+    """The last line of a log; None if there is no log, or a link or a pipe that others put into a shared folder."""
     try:
-        with open(path, "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             file.seek(max(file.seek(0, 2) - 500, 0))
             return (file.read().decode(errors="replace").splitlines() or [""])[-1]
     except OSError:
