@@ -116,6 +116,15 @@ def test_a_table_is_joined_by_the_names_of_the_pictures(column, names, separator
     assert "2 pictures without a row: 1.jpg; dan.jpg" in said
 
 
+def test_line_breaks_in_a_table_are_read_back_as_they_were():
+    put("ann.jpg", "bob.jpg")
+    answers = ["one\rtwo", "three\r\nfour\nfive"]
+    text = "".join(f'{name},"{answer}"\n' for name, answer in zip(["ann.jpg", "bob.jpg"], answers, strict=True))
+    Path("table.csv").write_bytes(f"file,answer\n{text}".encode())
+    init("study", "photos", table="table.csv", model="demo")
+    assert sheet()["answer"].tolist() == answers
+
+
 def test_names_with_accents_are_the_same_in_both_unicode_forms():
     put(unicodedata.normalize("NFD", "Köln.jpg"))
     Path("table.csv").write_text(f"name,y\n{unicodedata.normalize('NFC', 'Köln')},1\n", encoding="utf-8")

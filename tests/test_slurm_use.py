@@ -21,7 +21,7 @@ def in_study(tmp_path, monkeypatch):
 
 def ended(*jobs: dict, device: str = A100) -> None:
     """Jobs of 50 items that waited 200 s, loaded the model for 14 s and worked for 123 s."""
-    known = {"name": "extract", "items": ["p"] * 50, "state": "COMPLETED", "node": "n1", "mem_mb": 16000, "cpus": 8}
+    known = {"name": "extract", "items": ["p"] * 50, "state": "COMPLETED", "node": "n1", "mem_mb": 16000}
     known |= {"submitted": 1000.2, "started": 1200.4, "ended": 1337.4, "attempt": 0}
     Path(slurm_use.JOBS).parent.mkdir(parents=True)
     Path("logs").mkdir()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import os
 import re
@@ -39,6 +41,20 @@ def write_whole(path: str | Path, content: bytes) -> None:
             temporary.unlink()
         in_the_way = f" ({temporary} is in the way)" if os.path.lexists(temporary) else ""
         raise OSError(f"{path} cannot be written: {error.strerror}{in_the_way}") from error
+
+
+def csv_text(rows: Iterable[Iterable[str]], separator: str = ",") -> str:
+    """Rows of texts as CSV that is read back as they are.
+
+    Python's csv module leaves a carriage return without quotes if it does not end lines, which readers take for one.
+    """
+    lines = io.StringIO(newline="")
+    plain = csv.writer(lines, delimiter=separator, lineterminator="\n")
+    quoted = csv.writer(lines, delimiter=separator, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        cells = list(row)
+        (quoted if any("\r" in str(cell) for cell in cells) else plain).writerow(cells)
+    return lines.getvalue()
 
 
 def read_text(path: str | Path) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import tempfile
@@ -19,6 +17,7 @@ from PIL import Image
 from gpi_latents import paths
 from gpi_latents.core.opening import FORMATS
 from gpi_latents.errors import InputError, bulleted, listed
+from gpi_latents.files import csv_text
 from gpi_latents.join import Table, joined_table
 from gpi_latents.study.settings import COLUMNS, KEYS, checked, load_config, suggestion
 from gpi_latents.study.sheet import read_items, safe_id
@@ -79,7 +78,7 @@ def init(
     _check_paths([images[name] for name in used])
     model_id = _model_id(study, model)
     _check(study, model_id, header, rows, separator, table)
-    made = _write(study, model_id, _csv([header, *rows.values()], separator))
+    made = _write(study, model_id, csv_text([header, *rows.values()], separator).encode())
     outside = "" if not os.path.isabs(images[used[0]]) else ", by absolute paths, since they are outside of the study"
     lines = [f"{Path(study, SHEET)}: {_counted(len(rows), 'picture')}{outside}", made, *lines]
     return "\n".join(filter(None, [*lines, _others(others)]))
@@ -240,7 +239,7 @@ def _check(
     lines = [rows.get(row, []) for row in range(2, max(rows) + 1)]
     with tempfile.TemporaryDirectory() as folder, chdir(study if os.path.isdir(study) else folder):
         sheet = Path(folder, "items.csv")
-        sheet.write_bytes(_csv([header, *lines], separator))
+        sheet.write_bytes(csv_text([header, *lines], separator).encode())
         try:
             read_items(load_config({"items": str(sheet), "model_id": model_id}))
         except InputError as error:
@@ -248,12 +247,6 @@ def _check(
             if table and ", column id: " in message:
                 message += "\nIf it is a variable of your own, rename it: ids are then made from the pictures' names"
             raise InputError(message) from None
-
-
-def _csv(lines: Iterable[list[str]], separator: str) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, delimiter=separator, lineterminator="\n").writerows(lines)
-    return text.getvalue().encode()
 
 
 def _write(study: str, model_id: str, sheet: bytes) -> str:

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +31,7 @@ from gpi_latents.tensors.latent_file import latent_bytes
 
 # The rule of gpi_pack, whose max_size is 512 pixels.
 REFERENCE_SIZE = {"image_size": 512, "resize": "contain"}
+_KEPT: dict[tuple, Model] = {}  # the model of the last call
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,14 @@ def _model(config: Mapping[str, Any], cache_dir: str | Path | None) -> Model:
     model_id = config["model_id"]
     if model_id != "demo" and os.path.exists(model_id):
         model_id = os.path.join(os.getcwd(), model_id)  # in another working directory, the same path is another model
+    cache = None if cache_dir is None else os.path.abspath(cache_dir)
     files = tuple((path, state(path)) for path in model_files(config))  # which a training may have changed meanwhile
-    return _kept_model(model_id, config["device"], None if cache_dir is None else os.path.abspath(cache_dir), files)
-
-
-@lru_cache(maxsize=1)
-def _kept_model(model_id: str, device: str, cache_dir: str | None, files: tuple) -> Model:
-    located = locate(resolve(model_id, cache_dir=cache_dir), cache_dir)
-    return Model(device=devices(device)[0], **located)
+    key = model_id, config["device"], cache, files
+    if key not in _KEPT:
+        _KEPT.clear()  # before the next one needs its memory
+        located = locate(resolve(model_id, cache_dir=cache), cache)
+        _KEPT[key] = Model(device=devices(config["device"])[0], **located)
+    return _KEPT[key]
 
 
 def _prepared(

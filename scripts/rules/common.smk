@@ -25,7 +25,7 @@ from gpi_latents.closing import Closing
 from gpi_latents.errors import InputError
 from gpi_latents.files import remove_files
 from gpi_latents.plan import remove_other_plans
-from gpi_latents.study.study import Study, with_signature
+from gpi_latents.study.study import Study, with_parameters
 
 del sys.path[0]
 
@@ -72,13 +72,13 @@ def planned_checksums(lost=False):
     return [path for path in batch.get_batch([*STUDY.checksums, MODEL]) if path != MODEL]
 
 
-@with_signature
+@with_parameters
 def extract_command(wildcards, input):
     """How the command of an item begins: a function of its input, as those of `command`."""
     return f"{EXTRACT} --item {STUDY.place(wildcards)}"
 
 
-@with_signature
+@with_parameters
 def extract_threads(wildcards):
     """A job takes no core while it waits for the resident, which computes on --cores, as long as `in_flight` limits these.
 

@@ -86,5 +86,19 @@ def test_draws_of_an_item_whose_columns_differ_are_refused(results):
 def test_columns_of_the_users_that_have_these_names_average_nothing(results):
     R, index = gpi.load(results)
     assert np.array_equal(gpi.arrays(R, index.drop(columns="draw"), "outcome", "treatment")[0], R)
-    index["item"] = [1, 1, 2, 2, 3, 3, 4, 4]
+    index["id"], index["item"] = list("abcdefgh"), [1, 1, 2, 2, 3, 3, 4, 4]
     assert np.array_equal(gpi.arrays(R, index, "outcome", "treatment")[0], R)
+
+
+def test_draws_whose_items_were_changed_never_become_rows_unasked(results):
+    """As by index["item"].astype(int) for a join, where the ids in the sheet have leading zeros."""
+    R, index = gpi.load(results)
+    index["id"], index["item"] = "00" + index["id"], index["item"].astype(int)
+    index["draw"] = index["draw"].astype("Int64")
+    for table in (index, index[::-1], index.astype({"draw": float})):
+        with pytest.raises(DataError, match=r"'item' no longer holds the ids .* \(it is (\d) for 00\1_\d, not 00\1\)"):
+            gpi.arrays(R, table, "outcome", "treatment")
+    assert len(gpi.arrays(R, index, "outcome", "treatment", draws="separate")[0]) == 8
+    # One draw of each: 020 has no other.
+    assert np.array_equal(gpi.arrays(R, index, "outcome", "treatment", query="draw == 1")[0], R[[0, 3, 4, 6]])
+    assert np.array_equal(gpi.arrays(R, index, "outcome", "treatment", query="draw == 2")[0], R[[1, 5, 7]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 import sys
 import warnings
 
@@ -15,9 +16,10 @@ import pytest
 import torch
 from gpi_latents.errors import DataError
 from gpi_latents.gpi import diagnostics, network
-from gpi_latents.gpi.effect import Effect
+from gpi_latents.gpi.effect import Effect, written
 from gpi_latents.gpi.estimate import SETTINGS
-from gpi_latents.gpi.gpi_pack_import import import_gpi_pack
+from gpi_latents.gpi.gpi_pack_import import INSTALL, import_gpi_pack
+from helpers.study import ROOT
 from sklearn.linear_model import LogisticRegression
 
 # Small and quick; no test here depends on the defaults, which tests/validation chooses.
@@ -291,17 +293,30 @@ R, Y, T = draw(60)
         ({"Y": Y[1:]}, "R has 60 rows, but Y has 59: give the same rows of each"),
         ({"C": np.ones((3, 1))}, "R has 60 rows, but C has 3"),
         ({"Y": Y * 0 + 3}, "Y is 3 in all rows"),
+        ({"Y": 2 + 3 * T}, "Y is 5 in all treated and 2 in all control rows: beside the treatment there is nothing"),
         ({"Y": {"vote": ["yes"] * 60}}, "The outcome 'vote' must hold numbers"),
+        ({"Y": {"vote": Y[:, None]}}, "The outcome 'vote' must be one column, (n,), not of shape (60, 1)"),
         ({"Y": pd.Series([1.0, None] * 30, dtype="Float64")}, "Y has 30 missing or infinite values"),
         ({"T": np.arange(60) < 4}, "There are 4 treated and 56 control rows"),
         ({"clusters": np.arange(60) // 30}, "There are 2 clusters: with K = 2 folds"),
         ({"clusters": [None] + list("abcde") * 11 + list("abcd")}, "clusters has 1 missing values, the first in row 0"),
+        ({"clusters": [*"abcde" * 11, *"abcd", np.nan]}, "clusters has 1 missing values, the first in row 59"),
         ({"seeds": 0}, "seeds must be how many (1 or more)"),
         ({"seeds": [1, 1]}, "or different whole numbers"),
         ({"learning_rate": 1}, "estimate knows no setting 'learning_rate'. Its settings: K, architecture_z"),
         ({"cluster": T}, "estimate takes no setting 'cluster': give clusters=..."),
         ({"K": 1}, "K, the number of folds, must be 2 or more, not 1"),
         ({"trim": [2, 3]}, "trim must be two numbers from 0 to 1"),
+        ({"trim": 0.05}, "trim must be two numbers from 0 to 1, such as [0.01, 0.99], or None, not 0.05"),
+        ({"trim": [0.01, 0.5, 0.99]}, "trim must be two numbers"),
+        ({"trim": ["low", "high"]}, "trim must be two numbers"),
+        ({"valid_perc": 20}, "valid_perc, a share of the rows, must be between 0 and 1, not 20"),
+        ({"valid_perc": 1}, "valid_perc, a share of the rows, must be between 0 and 1, not 1"),
+        ({"valid_perc": 0}, "valid_perc, a share of the rows"),
+        ({"valid_perc": None}, "valid_perc, a share of the rows"),
+        ({"length": 0}, "length must be a number above 0, or None, not 0"),
+        ({"length": -1.5}, "length must be a number above 0"),
+        ({"length": "long"}, "length must be a number above 0"),
         (
             {"conv_layers": [{}]},
             "R must be (n, d) or (n, C, H, W), and (n, C, H, W) with conv_layers, not of shape (60, 24)",
@@ -317,6 +332,39 @@ def test_what_cannot_be_estimated_from_is_refused(arguments, message):
 def test_a_training_that_goes_astray_is_named():
     with pytest.raises(DataError, match="seed 4 went astray and predicts no numbers: give a smaller lr"):
         estimate(R, Y, T, seeds=[4], lr=1e30)
+
+
+class Sure:
+    """A propensity model that is sure of some rows."""
+
+    def fit(self, features, treatment):
+        pass
+
+    def predict_proba(self, features):
+        chance = np.full(len(features), 0.5)
+        chance[:2] = 0, 1
+        return np.column_stack([1 - chance, chance])
+
+
+@pytest.mark.parametrize("trim", [None, [0, 1]])
+def test_a_seed_without_a_number_is_refused_and_not_left_out_of_the_median(trim):
+    with pytest.raises(DataError, match=r"With seed 3, .* of 8 of 60 rows are 0 or 1, .*: give trim, such as trim="):
+        estimate(R, Y, T, seeds=[3, 4], ps_model=Sure, trim=trim)
+    assert np.isfinite(estimate(R, Y, T, seeds=[3, 4], ps_model=Sure).by_seed["estimate"]).all()
+
+
+def test_bounds_of_propensities_may_be_an_array():
+    arrays = [estimate(R, Y, T, seeds=1, trim=trim) for trim in ([0.3, 0.7], np.array([0.3, 0.7]), (0.7, 0.3))]
+    assert {found.estimate for found in arrays} == {arrays[0].estimate}
+    assert [found.changed["trim"] for found in arrays] == [[0.3, 0.7]] * 3
+    assert "trim" not in estimate(R, Y, T, seeds=1, trim=np.array([0.01, 0.99])).changed
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(999.4, "999"), (999.7, "1000"), (-999.7, "-1000"), (0.12345, "0.123"), (123456.7, "123457")]
+)
+def test_numbers_are_written_without_powers_of_ten(number, text):
+    assert written(number) == text
 
 
 def test_latents_with_their_shape_are_flattened_or_convolved():
@@ -346,6 +394,11 @@ def test_without_gpi_pack_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"gpi_pack is not installed: run `make gpi`, .* may replace your torch"):
         gpi_latents.estimate(R, Y, T)
+
+
+def test_the_page_installs_the_same_gpi_pack():
+    (command,) = re.findall(r"pip install --no-deps \S+?(?=`)", INSTALL)
+    assert f"\n{command}\n" in (ROOT / "docs/estimation.md").read_text(encoding="utf-8")
 
 
 def test_the_estimate_does_not_hang_on_how_many_values_an_image_has():

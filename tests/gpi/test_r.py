@@ -87,7 +87,8 @@ def test_the_index_in_r_has_the_types_that_load_gives(tmp_path, results, locale)
             fips=["06", "48", "NA", "1", "2", "3"],
             gone=["NA", "", " ", "NULL", "nan", "N/A"],
             large=["9007199254740993", "1", "2", "3", "4", "5"],
-            price=["1", "2.50", "0.1", "1e300", "", "3"],
+            person=["p1", "p1 ", "\u00a0p1\u2003", "p 2", "\u00a0", "größe\t"],
+            price=["1", "2.50", "0.1", "1e300", "\u00a0", "3"],
             prompt=['a "b", c', "two\nlines\n\nand more", "TRUE", "NA", " ", "ein Mädchen #1 'x' \\n"],
             negative_prompt=["06", "NA", "", "1", "2", "3"],
         ),
@@ -103,6 +104,7 @@ stopifnot(
   identical(index$fips, c("06", "48", NA, "1", "2", "3")),
   identical(index$gone, rep(NA_real_, 6)),
   identical(index$large, c("9007199254740993", "1", "2", "3", "4", "5")),
+  identical(index$person, c("p1", "p1", "p1", "p 2", NA, "größe")),
   identical(index$price, c(1, 2.5, 0.1, 1e300, NA, 3)),
   identical(index$prompt, c('a "b", c', "two\\nlines\\n\\nand more", "TRUE", "NA", " ", "ein Mädchen #1 'x' \\\\n")),
   identical(index$negative_prompt, c("06", "NA", "", "1", "2", "3"))
@@ -125,7 +127,11 @@ for (name in c({", ".join(map(repr, names))})) {{
 
 
 def test_ids_of_items_with_several_draws_stay_texts_in_r(tmp_path, results):
-    edit(results, lambda index: index.assign(item=["1", "1", "2", "2", "3", "3"], draw=["1", "2"] * 3))
+    items, draws = ["1", "1", "2", "2", "3", "3"], ["1", "2"] * 3
+    edit(results, lambda index: index.assign(item=items, draw=draws))
+    run_r(read_code(results) + "stopifnot(identical(read$index$item, rep(1:3, each = 2L)))", tmp_path)  # the user's own
+    ids = [f"{item}_{draw}" for item, draw in zip(items, draws, strict=True)]
+    edit(results, lambda index: index.assign(id=ids))
     code = 'stopifnot(identical(read$index$item, c("1", "1", "2", "2", "3", "3")), is.integer(read$index$draw))'
     run_r(read_code(results) + code, tmp_path)
 

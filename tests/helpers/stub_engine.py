@@ -56,13 +56,13 @@ class StubEngine:
         Path(f"{request.latent}.begun").touch()
         for _ in range(request.recipe["num_inference_steps"]):
             time.sleep(STEP_SECONDS)
-            if self.hangs.is_set():
-                threading.Event().wait()
             try:
                 step("making the latent")
             except InterruptedError:
                 Path(f"{request.latent}.abandoned").touch()
                 raise
+            if self.hangs.is_set():
+                threading.Event().wait()
         Path(f"{request.latent}.begun").unlink()
         write_whole(request.latent, json.dumps(request.recipe).encode())
         return Finished(handling.notes, [1, 4, 8, 8], 0.1, 0.2, "stub", handling.done)

@@ -94,6 +94,30 @@ def test_the_interval_is_hanley_and_mcneils_raised_for_folds_and_no_point_at_the
     assert overlap.interval(0.0, 20, 20)[1] == pytest.approx(1 - overlap.interval(1.0, 20, 20)[0])
 
 
+def test_the_interval_of_unequal_groups_weighs_each_by_its_own_part_of_the_variance():
+    """Hanley and McNeil (1982): Q1, two of the group above one of the others, goes with the group's count less one."""
+    area, ones, others = 0.9, 4000, 400
+    above, below = area / (2 - area) - area**2, 2 * area**2 / (1 + area) - area**2
+    # Of each of five folds, with a fifth of both groups; then the mean of five, raised by their common items.
+    of_fold = area * (1 - area) + (ones / 5 - 1) * above + (others / 5 - 1) * below
+    half = 1.96 * np.sqrt((1 + 5 / 4) * of_fold / (ones / 5 * others / 5) / 5)
+    low, high = overlap.interval(area, ones, others)
+    assert high - low == pytest.approx(2 * half, rel=0.02)
+    # The groups the other way round, by the same propensities.
+    other_low, other_high = overlap.interval(1 - area, others, ones)
+    assert (1 - other_high, 1 - other_low) == pytest.approx((low, high), abs=2e-4)
+
+
+def test_the_interval_is_of_the_group_whose_propensities_are_shown(made):
+    treatment = np.array(["1"] * 48 + ["0"] * 12)
+    latents = random_latents(60)
+    latents[treatment == "1", 0] += 0.25
+    facts = draw_figures(made(latents, pictures=False, treatment=treatment), ["overlap"])["overlap"]
+    assert 0.6 < facts["auc"] < 0.95
+    assert facts["interval"] == list(overlap.interval(facts["auc"], ones=48, others=12))
+    assert facts["interval"] != list(overlap.interval(facts["auc"], ones=12, others=48))
+
+
 @pytest.mark.parametrize(
     ("area", "low", "high", "expected"),
     [

@@ -141,6 +141,15 @@ def test_missing_cells_are_counted_once_per_item_of_several_draws():
     assert [one.text[:33] for one in findings(study)] == ["Of 2 items, 1 has no outcome: com"]
 
 
+def test_a_picture_counts_once_and_values_for_each_of_its_draws():
+    draws = pd.DataFrame({"id": ["a_1", "a_2", "a_3", "b"], "item": ["a", "a", "a", "b"], "draw": [*"123", "1"]})
+    draws["notes"] = ["turned; warning: CMYK"] * 3 + ["turned"]
+    facts = FACTS | {"values": FACTS["values"] | {"of": 4, "outlying": 2, "named": [item("a_1"), item("a_3")]}}
+    doubts, values = findings(Judged(facts, draws, MODEL))
+    assert doubts.text == "The picture of 1 item may be other than you take it for: CMYK."
+    assert values.text.startswith("2 draws of 4 have unusual values")
+
+
 def test_every_finding_has_a_test():
     raised = {find for study, *_ in RAISED for find in verdict.FINDERS if find(study)}
     assert raised == {*verdict.FINDERS}

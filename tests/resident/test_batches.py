@@ -113,6 +113,9 @@ def test_the_resident_ends_where_its_gpu_has_failed(monkeypatch, capsys):
     assert not ended
     together(StubModel(b=torch.AcceleratorError("an illegal memory access was encountered")), "b", 1)
     assert ended == [1]
+    alone = together(StubModel(b=torch.AcceleratorError("out of memory")), "b", 1, patience=0)
+    assert ended == [1]
+    assert isinstance(alone["b"], torch.AcceleratorError)  # and no fault of the item, as it is no ItemError
     assert "ending: stub has failed: an illegal memory access was encountered" in capsys.readouterr().err
 
 

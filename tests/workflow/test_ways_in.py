@@ -108,7 +108,7 @@ def test_as_a_module_it_names_what_failed_beside_the_hooks_of_the_other_workflow
     display = ["--logger", "gpi"] if place == "after" else []
     printed = run(mine, SNAKEMAKE, "--cores", "2", *display, cwd=mine.folder, fails=True)
     if display:
-        assert "2 items to extract; and rule mine (1)" in printed
+        assert "2 items to extract, then the stack; and rule mine (1)" in printed
         assert "rule latents_extract" not in printed
     assert "1 of 2 items failed (all in logs/failed.csv):\n  - row 3, p1: pictures/p1.png: the picture" in printed
     assert (mine.folder / "logs/failed.csv").read_text().count("\n") == 2

@@ -14,7 +14,8 @@ read_latents <- function(results = "results", stacked = file.path(results, "late
   #   index: data frame of N lines. Its column `row` counts from 0, as in Python. `id`, `image`, the prompts, digests
   #          and notes are texts as they are written. Of every other column, blank cells and those that say NA are
   #          missing. It is logical if all others say TRUE or FALSE, integer or numeric if all are numbers, else text,
-  #          also with codes such as 06 and with integers that R cannot tell apart (2^53 and beyond).
+  #          without blanks around it, also with codes such as 06 and with integers that R cannot tell apart (2^53 and
+  #          beyond).
   #
   # Stops if a file is missing or damaged, or if the two do not belong together. Warns if items failed (key on_error).
   index_file <- file.path(results, "index.csv")
@@ -71,7 +72,7 @@ read_latents <- function(results = "results", stacked = file.path(results, "late
   failed_file <- file.path(results, "failed.csv")
   failed <- if (file.exists(failed_file)) nrow(utils::read.csv(failed_file, colClasses = "character")) else 0
   if (failed > 0) {
-    warning(failed, " of ", failed + shape[1], " ", if ("draw" %in% names(index)) "draws" else "items",
+    warning(failed, " of ", failed + shape[1], " ", if (has_draws(index)) "draws" else "items",
       " failed and are not in these results (", failed_file,
       "): if failing goes with treatment or outcome, estimates are biased",
       call. = FALSE
@@ -120,8 +121,8 @@ read_index <- function(path) {
     stop(path, " is not an index table of this workflow: it has no column ", absent[1], call. = FALSE)
   }
   texts <- c("id", "image", "prompt", "negative_prompt", "sha256", "recipe_sha256", "image_sha256", "notes")
-  if ("draw" %in% names(index)) {
-    texts <- c(texts, "item") # of items with several draws
+  if (has_draws(index)) {
+    texts <- c(texts, "item")
   }
   for (name in setdiff(names(index), texts)) {
     index[[name]] <- typed_column(index[[name]])
@@ -132,9 +133,20 @@ read_index <- function(path) {
   index
 }
 
+has_draws <- function(index) {
+  # Whether some items have several draws; `item` and `draw` may also be columns of the user's.
+  if (!all(c("item", "draw") %in% names(index))) {
+    return(FALSE)
+  }
+  known <- !is.na(index$item)
+  id <- index$id[known]
+  item <- as.character(index$item[known])
+  all(id == item | startsWith(id, paste0(item, "_")))
+}
+
 typed_column <- function(texts) {
   # A column of texts as logicals or numbers if all its cells that are not missing are such, else as texts.
-  cells <- trimws(texts, whitespace = "[ \t\r\n]")
+  cells <- trimws(texts, whitespace = "[\\h\\v]") # no-break spaces too
   is_missing <- cells %in% c("", "NA", "N/A", "NaN", "nan", "<NA>", "NULL")
   cells[is_missing] <- NA
   filled <- cells[!is_missing]
@@ -148,7 +160,7 @@ typed_column <- function(texts) {
   is_number <- grepl("^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$", filled)
   is_code <- grepl("^[+-]?0[0-9]", filled)
   if (!all(is_number) || any(is_code) || any(abs(as.numeric(filled[whole])) >= 2^53)) {
-    return(replace(texts, is_missing, NA))
+    return(cells)
   }
   numbers <- as.numeric(cells)
   if (all(whole) && all(abs(numbers) <= .Machine$integer.max, na.rm = TRUE)) as.integer(numbers) else numbers

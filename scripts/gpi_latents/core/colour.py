@@ -102,15 +102,17 @@ def to_srgb(
     if picture.mode not in ("L", "I;16", "CMYK"):
         picture = picture.convert("L" if picture.mode == "1" else "RGB")
     if profile:
-        values = all_bits() if picture.mode == "RGB" else None
         try:
-            shown, name = _apply(picture, profile, values)
-            if name:
-                notes.append(f"colour profile {name!r} applied")
-            return shown
+            shown, name, transform = _apply(picture, profile)
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
             notes.append(f"{DOUBTFUL}colour profile not usable ({error}), colours used as they are")
-    elif picture.mode == "CMYK":
+            return _plain(picture)
+        if name:
+            notes.append(f"colour profile {name!r} applied")
+        if transform is None or (values := all_bits()) is None:
+            return shown
+        return _between(transform, values)
+    if picture.mode == "CMYK":
         notes.append(f"{DOUBTFUL}CMYK without a colour profile: its colours are an estimate")
     elif gamma and abs(gamma - SRGB_GAMMA) > 0.01:
         notes.append(f"gamma {gamma:g} applied")
@@ -128,8 +130,8 @@ def _plain(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _apply(picture: Image.Image, profile: bytes, values: np.ndarray | None) -> tuple[Image.Image, str]:
-    """A picture, of which `values` are all bits, in sRGB, and the profile's name; no name if nothing had to be done."""
+def _apply(picture: Image.Image, profile: bytes) -> tuple[Image.Image, str, ImageCms.ImageCmsTransform | None]:
+    """A picture in sRGB, the profile's name if anything had to be done, and what brings colours to sRGB."""
     space, name = _space_and_name(profile)
     if space == "GRAY" and picture.mode == "RGB":  # of a grey palette, or of 16 bits with transparency
         bands = picture.split()
@@ -138,11 +140,11 @@ def _apply(picture: Image.Image, profile: bytes, values: np.ndarray | None) -> t
         raise ValueError(f"it is for {space or 'nothing known'}, the picture is {picture.mode}")
     if picture.mode in ("L", "I;16"):
         curve = _grey_curve(profile)
-        return (_plain(picture), "") if curve is None else (_through(picture, curve), name)
+        return (_plain(picture), "", None) if curve is None else (_through(picture, curve), name, None)
     transform = _transform(profile, picture.mode)
     if transform is None:
-        return picture.convert("RGB"), ""
-    return (transform.apply(picture) if values is None else _between(transform, values)), name
+        return picture.convert("RGB"), "", None
+    return transform.apply(picture), name, transform
 
 
 def _between(transform: ImageCms.ImageCmsTransform, values: np.ndarray) -> Image.Image:

@@ -25,7 +25,10 @@ def numbers(texts: pd.Series) -> pd.Series:
 
 
 def typed(texts: pd.Series) -> pd.Series:
-    """A column of texts as booleans or numbers if all its cells that are not missing are such, else as texts."""
+    """A column of texts as booleans or numbers if all its cells that are not missing are such, else as texts.
+
+    Blanks around a cell, which cannot be seen, mean nothing: they would make two clusters of one.
+    """
     if texts.name in TEXTS:
         return texts
     cells = texts.str.strip()
@@ -40,7 +43,7 @@ def typed(texts: pd.Series) -> pd.Series:
     large = [cell for cell in filled[filled.str.fullmatch(r"[+-]?\d{16,}")] if abs(int(cell)) > EXACT]
     is_exact = values.dtype.kind in "iu"
     if values.isna().any() or filled.str.match(CODE).any() or (large and not is_exact):
-        return texts.mask(is_missing)
+        return cells.mask(is_missing)
     return (values.convert_dtypes() if large and is_missing.any() else values).reindex(texts.index)
 
 

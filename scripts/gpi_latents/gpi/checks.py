@@ -50,7 +50,9 @@ def checked(R: Any, Y: Any, T: Any, C: Any, clusters: Any, settings: dict[str, A
     """
     R, outcomes, treatment = _latents(R, settings), _outcomes(Y), _floats(T, "T").ravel()
     covariates = None if C is None else _floats(C, "C")
-    labels = np.arange(len(R)) if clusters is None else np.asarray(clusters)
+    # As objects, since numpy makes the text 'nan' of what is missing in a list of texts.
+    given = np.asarray(clusters, None if hasattr(clusters, "dtype") else object)
+    labels = np.arange(len(R)) if clusters is None else given
     for name, values in {"T": treatment, "C": covariates, "clusters": labels, **outcomes}.items():
         if values is not None and len(values) != len(R):
             raise DataError(f"R has {len(R)} rows, but {name} has {len(values)}: give the same rows of each")
@@ -66,6 +68,13 @@ def checked(R: Any, Y: Any, T: Any, C: Any, clusters: Any, settings: dict[str, A
             f"There are {treated} treated and {len(R) - treated} control rows: an estimate needs {LEAST_ROWS} of each, "
             "and one worth reporting needs hundreds"
         )
+    for name, outcome in outcomes.items():
+        if np.ptp(outcome[treatment == 0]) == np.ptp(outcome[treatment == 1]) == 0:
+            means = outcome[treatment == 1][0], outcome[treatment == 0][0]
+            raise DataError(
+                f"{name} is {means[0]:g} in all treated and {means[1]:g} in all control rows: beside the treatment "
+                "there is nothing to explain. Is it the treatment itself, or made from it?"
+            )
     return Data(R, outcomes, treatment.astype(np.int64), _covariates(covariates, settings), _groups(labels, settings))
 
 
@@ -91,7 +100,11 @@ def _latents(R: Any, settings: dict[str, Any]) -> np.ndarray:
 def _outcomes(Y: Any) -> dict[str, np.ndarray]:
     """The outcomes by name."""
     if isinstance(Y, dict | pd.DataFrame):
-        return {str(name): _floats(Y[name], f"The outcome {name!r}") for name in Y}
+        outcomes = {str(name): _floats(Y[name], f"The outcome {name!r}") for name in Y}
+        for name, values in outcomes.items():
+            if values.ndim != 1:
+                raise DataError(f"The outcome {name!r} must be one column, (n,), not of shape {values.shape}")
+        return outcomes
     values = _floats(Y, "Y")
     if values.ndim == 1:
         name = getattr(Y, "name", None)

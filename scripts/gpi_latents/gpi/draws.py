@@ -31,11 +31,14 @@ def latents_of(
         draws in memory at a time, and each item's first row, in the order of `table`.
 
     Raises:
-        DataError: another word for `draws`, a row without an item, or draws of one item that differ in a column.
+        DataError: another word for `draws`, a row without an item, draws of one item that differ in a column, or items
+            that are no longer those of the ids.
     """
     if draws not in get_args(Draws):
         raise DataError(f"draws must be 'mean' or 'separate', not {draws!r}")
     if draws == "separate" or not has_draws(table):
+        if draws == "mean":
+            _check_items(table)
         return np.asarray(R if np.array_equal(rows, np.arange(len(R))) else R[rows]), table
     if (lost := table["item"].isna()).any():
         raise DataError(f"The column 'item' is missing in {lost.sum()} rows ({named(table[lost])})")
@@ -52,3 +55,22 @@ def latents_of(
     for number, places in items.indices.items():
         means[number] = R[rows[places]].mean(axis=0, dtype=np.float64)
     return means, table[~pd.Series(numbers, index=table.index).duplicated()]
+
+
+def _check_items(table: pd.DataFrame) -> None:
+    """Check that a table whose items are not those of its ids has no draws by its ids, which would become rows."""
+    if not {"id", "item", "draw"} <= {*table}:
+        return
+    numbers = pd.to_numeric(table["draw"], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    # Of an item with one draw, the id has no number at its end.
+    ends = ["" if np.isnan(number) else f"_{number:.0f}" for number in numbers]
+    ids = table["id"].astype(str)
+    is_drawn = np.array([bool(end) and item_id.endswith(end) for item_id, end in zip(ids, ends, strict=True)])
+    items = pd.Series([item_id.removesuffix(end) for item_id, end in zip(ids, ends, strict=True)])
+    if (is_drawn | (numbers == 1)).all() and items.duplicated().any():
+        place = int(items.duplicated(keep=False).argmax())
+        raise DataError(
+            f"The column 'item' no longer holds the ids of the sheet (it is {table['item'].iloc[place]} for "
+            f"{ids.iloc[place]}, not {items[place]}), so the draws of an item cannot be found. Leave it as load gives "
+            'it, and join tables by a copy of it; or take each draw as a row by draws="separate"'
+        )

@@ -16,7 +16,7 @@ NORMAL = 1.959964  # a 95 % interval is the estimate +- this many standard error
 
 def written(value: float) -> str:
     """A number as an article has it: three digits, or all before the point."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def _seeds(seeds: list[int]) -> str:

@@ -42,6 +42,7 @@ SETTINGS: dict[str, Any] = {
     # Y and each column of C get mean 0 and standard deviation 1 for the training; the effect is in units of Y.
     "standardize": True,
 }
+NUMBERS = (int, float, np.number)
 NOT_TAKEN = {
     "cluster": "give clusters=...",
     "formula_C": "give C as an array, such as the one that gpi_latents.arrays returns",
@@ -98,7 +99,7 @@ def estimate(
         "T": data.T,
         "clusters": None if clusters is None else int(data.groups.max()) + 1,
         "settings": chosen,
-        "changed": {name: value for name, value in settings.items() if value != SETTINGS[name]},
+        "changed": {name: chosen[name] for name in settings if chosen[name] != SETTINGS[name]},
         "gpi_pack": import_gpi_pack().__version__,
     }
     runs = _runs(data, numbers, chosen, progress)
@@ -158,9 +159,8 @@ def _one_seed(
         fitted_loss = loss(Y[rows], np.where(T[rows] == 1, predicted[1, rows], predicted[0, rows]))
         gains.append(1 - fitted_loss / loss(Y[rows], by_group[rows]))
         bar.update()
-    lower, upper = (0.0, 1.0) if settings["trim"] is None else (min(settings["trim"]), max(settings["trim"]))
-    used = np.clip(propensity, lower, upper)
-    scores = unit * import_gpi_pack().dml_score(T, Y, used, predicted[1], predicted[0])
+    used = np.clip(propensity, *(settings["trim"] or (0.0, 1.0)))
+    scores = unit * _scores(T, Y, used, predicted, seed)
     line = {
         "seed": seed,
         "estimate": scores.mean(),
@@ -177,6 +177,19 @@ def _one_seed(
         "trimmed": (used != propensity).mean(),
     }
     return line, used
+
+
+def _scores(T: np.ndarray, Y: np.ndarray, propensity: np.ndarray, predicted: np.ndarray, seed: int) -> np.ndarray:
+    """The doubly robust scores, float64 (n,); `predicted` holds the outcomes if control and if treated, (2, n)."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        scores = import_gpi_pack().dml_score(T, Y, propensity, predicted[1], predicted[0])
+    if bad := int((~np.isfinite(scores)).sum()):
+        # Left in, they would make the estimate of this seed no number, and the median over seeds would skip it.
+        raise DataError(
+            f"With seed {seed}, the propensities of {bad} of {len(T)} rows are 0 or 1, or no numbers, so these rows "
+            "have no weight: give trim, such as trim=[0.01, 0.99], or another ps_model"
+        )
+    return scores
 
 
 @contextlib.contextmanager
@@ -205,6 +218,22 @@ def _settings(given: dict[str, Any]) -> dict[str, Any]:
     chosen = SETTINGS | given
     if not isinstance(chosen["K"], int | np.integer) or chosen["K"] < 2:
         raise DataError(f"K, the number of folds, must be 2 or more, not {chosen['K']!r}")
-    if chosen["trim"] is not None and not 0 <= min(chosen["trim"]) < max(chosen["trim"]) <= 1:
-        raise DataError(f"trim must be two numbers from 0 to 1, or None, not {chosen['trim']!r}")
-    return chosen
+    share, length = chosen["valid_perc"], chosen["length"]
+    if not (isinstance(share, NUMBERS) and 0 < share < 1):  # scikit-learn takes 1 and more as a number of rows
+        raise DataError(f"valid_perc, a share of the rows, must be between 0 and 1, not {share!r}")
+    if length is not None and not (isinstance(length, NUMBERS) and 0 < length < np.inf):
+        raise DataError(f"length must be a number above 0, or None, not {length!r}")
+    return chosen | {"trim": _bounds(chosen["trim"])}
+
+
+def _bounds(trim: Any) -> list[float] | None:
+    """The lower and the upper bound of the propensities; None if there are none."""
+    if trim is None:
+        return None
+    try:
+        bounds = sorted(float(bound) for bound in trim)
+    except (TypeError, ValueError):
+        bounds = []
+    if len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] <= 1:
+        raise DataError(f"trim must be two numbers from 0 to 1, such as [0.01, 0.99], or None, not {trim!r}")
+    return bounds

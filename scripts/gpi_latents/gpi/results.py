@@ -35,7 +35,8 @@ def load(results_dir: str | Path = "results", check: bool = True) -> tuple[np.nd
         every other column, blank cells and those that say NA (`plan.MISSING`) are missing values. It holds booleans if
         all others say TRUE or FALSE (nullable ones, where some are missing), and numbers if all are numbers (float64,
         NaN where some are missing; larger integers than float64 tells apart keep an integer dtype). It holds texts in
-        all other cases, also if a number in it begins with 0, such as 06, or has more digits than any dtype holds.
+        all other cases, without blanks around them, also if a number in it begins with 0, such as 06, or has more
+        digits than any dtype holds.
         If items failed (key `on_error`), they are in neither, and a warning says so.
 
     Raises:

@@ -67,7 +67,7 @@ def overlap(results: Results) -> tuple[Figure, dict[str, Any]]:
     member = found.member[known].astype(int)
     chance, folds = propensities(scores[known], member)
     area = area_under_curve(chance, member, folds)
-    low, high = interval(area, *np.bincount(member))
+    low, high = interval(area, ones=int(member.sum()), others=int((1 - member).sum()))
     meaning = verdict(area, low, high)
     facts |= {
         "components": scores.shape[1],
@@ -185,7 +185,8 @@ def interval(area: float, ones: int, others: int) -> tuple[float, float]:
 
     Args:
         area: that was found.
-        ones, others: the numbers of items in the two groups.
+        ones: the number of items in the group whose propensities these are.
+        others: that of the other group.
     """
     areas = np.linspace(0, 1, 10001)
     both_above = areas / (2 - areas) - areas**2

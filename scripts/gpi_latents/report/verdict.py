@@ -128,7 +128,8 @@ def doubtful_pictures(judged: Judged) -> Finding | None:
     doubts = [one for one in notes(judged.index) if one["note"].startswith(DOUBTFUL)]
     if not doubts:
         return None
-    items = int(judged.index["notes"].str.split("; ").map(lambda all_: any(x.startswith(DOUBTFUL) for x in all_)).sum())
+    doubted = judged.index["notes"].str.split("; ").map(lambda all_: any(x.startswith(DOUBTFUL) for x in all_))
+    items = judged.index.loc[doubted, "item" if has_draws(judged.index) else "id"].nunique()  # draws share a picture
     kinds = "; ".join(one["note"].removeprefix(DOUBTFUL) for one in doubts[:NAMED])
     more = f"; and {_count(len(doubts) - NAMED, 'other doubt')}" if len(doubts) > NAMED else ""
     return Finding(
@@ -139,12 +140,13 @@ def doubtful_pictures(judged: Judged) -> Finding | None:
 
 
 def outliers(judged: Judged) -> Finding | None:
-    """Items whose values are far from those of all others."""
+    """Items, or draws of items, whose values are far from those of all others."""
     facts = judged.facts["values"]
     if not facts["outlying"]:
         return None
+    noun = "draw" if has_draws(judged.index) else "item"  # each draw has values of its own
     return Finding(
-        f"{_count(facts['outlying'], 'item')} of {facts['of']:,} {_has(facts['outlying'])} unusual values: the mean or "
+        f"{_count(facts['outlying'], noun)} of {facts['of']:,} {_has(facts['outlying'])} unusual values: the mean or "
         f"the spread of a channel is more than {facts['far']:g} robust standard deviations from the median "
         f"({_ids(facts['named'], facts['outlying'])}).",
         "#values",

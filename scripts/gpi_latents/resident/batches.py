@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gpi_latents.errors import ItemError, UserError
-from gpi_latents.resident.progress import WAITING
+from gpi_latents.resident.progress import DECODING, MAKING, WAITING
 
 if TYPE_CHECKING:  # it imports torch, which is slow
     import torch
@@ -36,7 +36,7 @@ class Job:
         recipe: as `recipe.recipe` makes it.
         is_decoded: whether the latent's picture is wanted.
         step: told what comes next; what it raises ends the item.
-        patience: seconds to wait for others at most.
+        patience: seconds to wait for others at most; 0 of an item that is alone.
         made: gets what was made, or an error.
     """
 
@@ -133,14 +133,16 @@ class Batches:
         """Compute a batch; an item that nobody waits for any more, or that fails, does not take the others along."""
         import torch
 
-        jobs = [job for job in batch if job.goes_on("making the latent")]
+        jobs = [job for job in batch if job.goes_on(MAKING)]
         try:
             if jobs:
                 self._make(model, jobs)
         except Exception as error:
-            if isinstance(error, torch.AcceleratorError):  # no program can go on with a GPU after most of these
+            # No program can go on with a GPU after most of these. Another resident tries the items one by one; one that
+            # is alone is told, since it is no fault of its own.
+            if isinstance(error, torch.AcceleratorError) and any(job.patience for job in jobs):
                 print(f"ending: {model.device} has failed: {error}", file=sys.stderr, flush=True)
-                os._exit(1)  # another resident tries the items that are at work one by one
+                os._exit(1)
             if len(jobs) > 1 and not isinstance(error, UserError | torch.OutOfMemoryError):
                 error.__traceback__ = None  # which holds the batch's tensors
                 for job in jobs:
@@ -152,7 +154,7 @@ class Batches:
 
     def _make(self, model: Model, jobs: list[Job]) -> None:
         def on_step() -> None:
-            going = [job.goes_on("making the latent") for job in jobs]
+            going = [job.goes_on(MAKING) for job in jobs]
             if not any(going):
                 raise InterruptedError("nobody waits for this batch")
 
@@ -163,7 +165,7 @@ class Batches:
         for job, latent in zip(jobs, latents, strict=True):
             if isinstance(latent, ItemError):
                 job.fail(latent)
-            elif job.goes_on("decoding the latent") and job.is_decoded:
+            elif job.goes_on(DECODING) and job.is_decoded:
                 good.append((job, latent))
         pictures = model.decode_all([latent for _, latent in good], self.size) if good else []
         decoded = {job: picture for (job, _), picture in zip(good, pictures, strict=True)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 WAITING = "waiting for the model"  # which another item has, so that it is no fault of this one
+IN_BATCH = MAKING, DECODING = "making the latent", "decoding the latent"  # with others, if `batch_size` is above 1
 
 
 class Progress:

@@ -38,7 +38,7 @@ import psutil
 from gpi_latents import joblog
 from gpi_latents.errors import ItemError, UserError
 from gpi_latents.resident.engine import Engine, Request
-from gpi_latents.resident.progress import Progress
+from gpi_latents.resident.progress import IN_BATCH, Progress
 from gpi_latents.resident.protocol import explain, failure, parse_request
 
 REQUEST_LIMIT = 2**18  # bytes; the longest valid request is far below
@@ -163,7 +163,7 @@ class Resident:
                     await writer.drain()
             if problem:
                 self.is_ending = True
-                if self.config["batch_size"] > 1 and not request.alone:
+                if item.doing in IN_BATCH and self.config["batch_size"] > 1 and not request.alone:
                     return  # any item of its batch may be to blame: its client has each tried again alone
             writer.write(failure(f"{request.image}: {problem}", 422) if problem else self._answer_of(work, request))
             await writer.drain()

@@ -39,7 +39,7 @@ def plan_table(config: Mapping[str, Any], sheet: pd.DataFrame) -> tuple[pd.DataF
     return table, texts
 
 
-def with_signature(function: Callable) -> Callable:
+def with_parameters(function: Callable) -> Callable:
     """Keep the parameters of a function: Snakemake asks for them at each call, which takes longer than the call."""
     overwrite_function_params(function, inspect.signature(function).parameters)
     return function
@@ -91,12 +91,12 @@ class Study:
         report = [paths.REPORT] if self.config["report"] else []
         self.results = [self.config["stacked"], paths.INDEX, paths.PROVENANCE, *report]
 
-    @with_signature
+    @with_parameters
     def image(self, wildcards: Any) -> str:
         """The path of an item's picture."""
         return self._item(wildcards)[0]
 
-    @with_signature
+    @with_parameters
     def image_bytes(self, wildcards: Any) -> int:
         """The size of a picture's file in bytes, -1 if it does not exist.
 
@@ -107,7 +107,7 @@ class Study:
         except OSError:
             return -1
 
-    @with_signature
+    @with_parameters
     def recipe(self, wildcards: Any) -> str:
         """An item's recipe as one text: of several params, Snakemake would not notice two that swap their values."""
         return self._item(wildcards)[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import csv
 import hashlib
 import io
 import json
@@ -18,7 +17,7 @@ import pandas as pd
 
 from gpi_latents import joblog
 from gpi_latents.errors import InputError, TensorError, bulleted
-from gpi_latents.files import empty_files, write_whole
+from gpi_latents.files import csv_text, empty_files, write_whole
 from gpi_latents.origin import Origin
 from gpi_latents.paths import MODEL, SKIPPED, item_log, latent_path
 from gpi_latents.plan import RESULT_COLUMNS, read_config, read_plan
@@ -152,13 +151,7 @@ def csv_bytes(table: pd.DataFrame) -> bytes:
     Raises:
         InputError: it is not; with a column of which a cell differs.
     """
-    lines = io.StringIO(newline="")
-    # Python's csv module leaves a carriage return without quotes if it does not end lines, which readers take for one.
-    plain = csv.writer(lines, lineterminator="\n")
-    quoted = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    for row in (table.columns, *table.itertuples(index=False)):
-        (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
-    content = lines.getvalue().encode()
+    content = csv_text((table.columns, *table.itertuples(index=False))).encode()
     again = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
     if list(again) != list(table) or len(again) != len(table):
         raise InputError("The index table cannot be written as CSV: give the sheet's columns plainer names")
