@@ -17,4 +17,4 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     code = exit_code(lambda: write_results(arguments.plan, arguments.model, *arguments.output))
     sys.stdout.flush()
-    os._exit(code)  # at once: taking torch's modules down takes as long as stacking a thousand latents
+    os._exit(code)  # at once: Python takes half a second to take torch's modules down

@@ -83,7 +83,7 @@ class Resident:
 
     async def load(self) -> None:
         """Load the model; a failure is kept for all who ask, and then the process ends."""
-        gc.disable()  # imports make a million objects, none of them garbage: to look through them takes half a second
+        gc.disable()  # imports make many objects, none of them garbage: looking through them takes half a second
         try:
             engine = await asyncio.to_thread(Engine, self.config, self.workers)
         except Exception as error:
@@ -164,7 +164,7 @@ class Resident:
             if problem:
                 self.is_ending = True
                 if item.doing in IN_BATCH and self.config["batch_size"] > 1 and not request.alone:
-                    return  # any item of its batch may be to blame: its client has each tried again alone
+                    return  # any item of its batch may be to blame: each is tried again alone
             writer.write(failure(f"{request.image}: {problem}", 422) if problem else self._answer_of(work, request))
             await writer.drain()
         finally:
@@ -176,7 +176,7 @@ class Resident:
     async def _work(self, request: Request, item: Progress, writer: asyncio.StreamWriter) -> joblog.Finished:
         engine = await asyncio.shield(self.engine)
         if request.alone:
-            writer.write(LOADED)  # if the process ends before this item's turn, that is by another one
+            writer.write(LOADED)  # so that its client knows: if the process ends before its turn, another item ended it
         async with self.turn:
             if request.alone and self.at_work:
                 await asyncio.wait(self.at_work)
